@@ -1,0 +1,1 @@
+"""Audio, shards, the training mixture, and the builders of benchmarks."""

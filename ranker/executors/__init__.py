@@ -1,0 +1,1 @@
+"""Where workers run; placement only, no state."""

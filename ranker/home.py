@@ -1,0 +1,59 @@
+"""Where things are: the organizer's home folder, the shared cache of models, and the files that ship with ranker."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """The folder that holds one challenge's database, submissions, runs and page."""
+
+    root: Path
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.root / "ranker.db"
+
+    @property
+    def submissions(self) -> Path:
+        """`submissions/<sha256>/`: the bytes as they came, and the unpacked tree."""
+        return self.root / "submissions"
+
+    @property
+    def runs(self) -> Path:
+        """`runs/<submission id>/<job key>/attempt-0001/`: checkpoints, predictions, manifest."""
+        return self.root / "runs"
+
+    @property
+    def data(self) -> Path:
+        """`data/<benchmark>/`: shards and their manifest."""
+        return self.root / "data"
+
+    @property
+    def site(self) -> Path:
+        """The generated page."""
+        return self.root / "leaderboard" / "site"
+
+    def config_path(self, name: str) -> Path:
+        """`configs/<name>.yaml` of this home if it is there, else the one that ships with ranker (which may not exist)."""
+        own = self.root / "configs" / f"{name}.yaml"
+        return own if own.is_file() else asset("configs") / f"{name}.yaml"
+
+
+def model_cache() -> Path:
+    """Folder for converted models, shared between homes: `RANKER_CACHE`, else `~/.cache/ranker`."""
+    configured = os.environ.get("RANKER_CACHE")
+    return Path(configured) if configured else Path.home() / ".cache" / "ranker"
+
+
+def asset(name: str) -> Path:
+    """A folder that ships with ranker (`configs`, `alembic`, `leaderboard`, `docker`): packed in a wheel, or beside the package.
+
+    They are packed under `ranker/_assets/`, since a top-level `alembic` or `docker` in a wheel would overwrite those packages.
+    """
+    packed = Path(__file__).parent / "_assets" / name
+    return packed if packed.is_dir() else Path(__file__).parent.parent / name

@@ -1,0 +1,1 @@
+"""The audio language model: features, model, training, generation."""

@@ -1,0 +1,1 @@
+"""Metrics as pure functions: (references, candidates) to a value and its per-item parts."""

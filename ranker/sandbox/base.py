@@ -1,0 +1,72 @@
+"""What a sandbox promises. Backends differ in how they confine; one contract suite runs on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ranker.config import Limits
+from ranker.types import EncoderSource, SandboxName
+
+Audio = npt.NDArray[np.float32]  # (T,) mono, 16 kHz
+Features = npt.NDArray[np.float32]  # (T', D)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether a backend works here; if not, `reason` says why and what to do, in one sentence."""
+
+    ok: bool
+    reason: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """One encoder to be served: an unpacked submission tree (mounted read-only) and which class in it.
+
+    `seed` seeds Python, numpy and torch before the submission is imported.
+    """
+
+    tree: Path
+    source: EncoderSource
+    seed: int = 42
+
+
+class Encoder(Protocol):
+    """A running encoder. Every method raises ParticipantError (theirs) or InfraError (ours), and nothing else on purpose."""
+
+    @property
+    def output_dim(self) -> int:
+        """D, the size of one feature frame."""
+
+    @property
+    def attribute(self) -> str:
+        """Name of the encoder class that was found."""
+
+    def encode(self, clips: Sequence[Audio], *, seeds: Sequence[int] | None = None) -> list[Features]:
+        """Encode clips in one call of the encoder, right-padded to the longest, with a mask that is 1 on the samples.
+
+        clips: B arrays (T_i,), float32, 16 kHz. Returns B arrays (T'_i, D) float32, finite, masked frames dropped.
+        `seeds`: the sandbox re-seeds from the first clip's digest before each call unless told otherwise.
+        """
+
+
+class Sandbox(Protocol):
+    """A way to confine a process."""
+
+    @property
+    def name(self) -> SandboxName:
+        """Which backend this is."""
+
+    def available(self) -> Availability:
+        """Try the backend, cheaply (under a second); never raises."""
+
+    def start(self, spec: EncoderSpec, limits: Limits) -> AbstractContextManager[Encoder]:
+        """Start the encoder server for `spec` under `limits`; leaving the context kills everything that it started."""

@@ -1,0 +1,182 @@
+"""Words that several rooms share: enumerations and frozen values. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class JobKind(StrEnum):
+    """What a job does. CHECK belongs to no benchmark; EVALUATE is one track of one benchmark."""
+
+    CHECK = "check"
+    EVALUATE = "evaluate"
+
+
+class Stage(StrEnum):
+    """Where inside a job the worker is, for progress displays only."""
+
+    UNPACK = "unpack"
+    CHECK = "check"
+    LOAD = "load"
+    ENCODE = "encode"
+    TRAIN = "train"
+    GENERATE = "generate"
+    SCORE = "score"
+
+
+class Status(StrEnum):
+    """State of a job. The queue is its only writer."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Fault(StrEnum):
+    """Whose fault a failure is; see `ranker.sandbox.faults`."""
+
+    PARTICIPANT = "participant"
+    INFRA = "infra"
+    ORGANIZER = "organizer"
+
+
+class SubmissionState(StrEnum):
+    """Derived from a submission's jobs, never stored."""
+
+    RECEIVED = "received"
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    EVALUATING = "evaluating"
+    EVALUATED = "evaluated"
+    FAILED = "failed"
+
+
+class Group(StrEnum):
+    """Tasks that participants can preview, and tasks that they cannot."""
+
+    PUBLIC = "public"
+    HIDDEN = "hidden"
+
+
+class Domain(StrEnum):
+    """What a task listens to."""
+
+    SPEECH = "speech"
+    SOUND = "sound"
+    MUSIC = "music"
+
+
+class TrackKind(StrEnum):
+    """How a track turns features into predictions."""
+
+    LALM = "lalm"
+
+
+class MetricName(StrEnum):
+    """Metrics as the protocol names them."""
+
+    ACCURACY = "Accuracy"
+    MAP = "mAP"
+    IWER = "iWER"
+    ICER = "iCER"
+    FENSE = "FENSE"
+    DATE = "DATE"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the decoder's matrix products; trained weights are always float32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class SandboxName(StrEnum):
+    """Where the encoder runs. AUTO is the first of DOCKER and BUBBLEWRAP that works; NONE is for one's own code only."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSource:
+    """Which class of a submission is its encoder.
+
+    `module` is the Python file, relative to the submission's root folder (`root`, itself relative to the unpacked tree).
+    `attribute` is None until the sandbox has looked for the single attribute that ends in `Encoder`.
+    """
+
+    root: str
+    module: str
+    attribute: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a running job tells its watchers. `done` and `total` count the stage's own unit (clips, steps, items)."""
+
+    stage: Stage
+    done: int = 0
+    total: int = 0
+    task: str | None = None
+    loss: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the job's `progress` column."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Everything besides the encoder and the seed that a score depends on; scores of different conditions share no board.
+
+    `measurement` digests the track's tasks and the recipe (weights and bounds of the ranking are not in it: they may change
+    without a new run). `data` digests the benchmark's shards, `decoder` the decoder's weights and `metric_models` the models
+    that metrics use. `device` is "cpu" or the GPU's model name. `demonstration` says, in words, what differs from the
+    challenge's protocol.
+    """
+
+    benchmark: str
+    track: str
+    measurement: str
+    data: str
+    decoder: str
+    decoder_layers: int
+    metric_models: str
+    steps: int
+    precision: Precision
+    device: str
+    sandboxed: bool
+    demonstration: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all fields but the words of `demonstration`."""
+        fields = asdict(self)
+        del fields["demonstration"]
+        return digest_json(fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the database and the manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Condition:
+        """The inverse of `to_json`; raises KeyError or TypeError on anything else."""
+        fields = dict(value)
+        fields["precision"] = Precision(fields["precision"])
+        fields["demonstration"] = tuple(fields["demonstration"])
+        return cls(**fields)
+
+
+def digest_json(value: object) -> str:
+    """SHA-256 (hex) of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
