@@ -1,0 +1,85 @@
+"""Bringing a database to the newest revision, with a copy of the old one put aside first."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DatabaseError
+
+from ranker.errors import UsageError
+from ranker.home import asset
+
+
+def head_revision() -> str:
+    """The newest revision that this version of ranker knows."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None, "alembic/versions is empty"
+    return head
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The revision a database is at; None for an empty one."""
+    with engine.connect().execution_options(read_only=True) as connection, connection.begin():
+        return _revision(connection)
+
+
+def migrate(engine: Engine, path: Path) -> Path | None:
+    """Bring the database to `head_revision`; returns where the copy of the old file is, if one had to be made.
+
+    All of it is one transaction under the write lock: a kill leaves the old database, and of two processes that open
+    the same database one migrates while the other waits. Raises UsageError if the file is no database, or a newer ranker's.
+    """
+    try:
+        if current_revision(engine) == head_revision():
+            return None
+        with engine.begin() as connection:
+            found = _revision(connection)  # again: another process may have migrated while we waited for the lock
+            if found == head_revision():
+                return None
+            _refuse_the_future(found, path)
+            copy = None if found is None else _back_up(path, found)
+            command.upgrade(_config(connection), "head")
+            return copy
+    except DatabaseError as error:
+        if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(error.orig, sqlite3.OperationalError):
+            raise UsageError(
+                f"{path} is not a readable SQLite database ({error.orig}); "
+                "restore it from a ranker.db.backup-* file beside it"
+            ) from error
+        raise
+
+
+def _refuse_the_future(found: str | None, path: Path) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise UsageError(
+            f"{path} is at revision {found}, this ranker knows revisions up to {head_revision()}: "
+            "a newer ranker wrote it; install that version, or restore an older copy (ranker.db.backup-*)"
+        )
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(asset("alembic")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _back_up(path: Path, revision: str) -> Path:
+    """Copy a live database by SQLite's own means (a copied file would lack the write-ahead log)."""
+    copy = path.with_name(f"{path.name}.backup-{revision}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
