@@ -1,0 +1,159 @@
+"""A benchmark's folder: shards, and the manifest that says which bytes belong in them.
+
+A benchmark is there if and only if its `manifest.json` is: it is built in a sibling folder, flushed to the disk, described by
+its manifest last, and then renamed into place. A kill at any moment leaves the old benchmark, or none, but never half of one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ranker.data.shards import expand_braces, index_shard
+from ranker.errors import MissingError, OrganizerError
+from ranker.types import digest_json
+
+MANIFEST = "manifest.json"
+
+ProgressHook = Callable[[int, int], None]
+
+
+def is_built(root: Path, version: int | None = None) -> bool:
+    """Whether a whole benchmark lies under `root`; with `version`, whether that builder version made it."""
+    if not (root / MANIFEST).is_file():
+        return False
+    return version is None or _manifest(root)["version"] == version
+
+
+def build(
+    root: Path, make: Callable[[Path, ProgressHook], None], *, version: int, progress: ProgressHook = lambda *_: None
+) -> str:
+    """Let `make` fill a new folder with shards, index and describe them, and put the folder at `root`; returns its digest.
+
+    An older benchmark at `root` stays until the new one is whole. Builders of one benchmark wait for each other. `progress`
+    is called with what is done and the total, in the builder's own unit.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _only_builder(root):
+        fresh, old = root.with_name(f".{root.name}.building"), root.with_name(f".{root.name}.old")
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh.mkdir()
+        make(fresh, progress)
+        manifest = _describe(fresh, root.name, version)
+        _write_durably(fresh / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        if root.exists():
+            root.rename(old)
+        fresh.rename(root)
+        _flush(root.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    return str(manifest["digest"])
+
+
+def data_digest(root: Path, patterns: Sequence[str]) -> str:
+    """SHA-256 over the names and contents of the shards that `patterns` stand for, as the manifest records them.
+
+    Raises MissingError where the benchmark is not built, or a shard is not part of it.
+    """
+    shards = _manifest(root)["shards"]
+    names = sorted({name for pattern in patterns for name in expand_braces(pattern)})
+    for name in names:
+        if name not in shards:
+            raise MissingError(
+                f"benchmark {root.name}: shard {name} is not in {root / MANIFEST}; run `ranker data build {root.name}`"
+            )
+    return digest_json({name: shards[name]["sha256"] for name in names})
+
+
+def verify(root: Path) -> list[str]:
+    """Everything in which the folder differs from its manifest, one sentence each; reads every byte. Empty: all is well."""
+    manifest = _manifest(root)
+    problems = []
+    for name, expected in manifest["shards"].items():
+        path = root / name
+        if not path.is_file():
+            problems.append(f"shard {name} is missing")
+        elif (found := _sha256(path)) != expected["sha256"]:
+            problems.append(
+                f"shard {name} has changed: sha256 {expected['sha256'][:12]} was built, {found[:12]} is there"
+            )
+    problems += [
+        f"shard {name} is not in the manifest" for name in _shard_names(root) if name not in manifest["shards"]
+    ]
+    if manifest["digest"] != _digest(manifest):
+        problems.append(f"{MANIFEST} was edited: its digest does not fit its shards")
+    return problems
+
+
+def _describe(root: Path, name: str, version: int) -> dict[str, Any]:
+    """The manifest of a folder of shards; indexes them on the way."""
+    shards = {}
+    for shard in _shard_names(root):
+        path = root / shard
+        clips = len(index_shard(path).clips)
+        _flush(path)
+        shards[shard] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "clips": clips}
+    if not shards:
+        raise OrganizerError(f"the builder of benchmark {name} made no shard; its folder would be empty")
+    manifest: dict[str, Any] = {"benchmark": name, "version": version, "shards": shards}
+    return {**manifest, "digest": _digest(manifest)}
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return digest_json({name: entry["sha256"] for name, entry in manifest["shards"].items()})
+
+
+def _shard_names(root: Path) -> list[str]:
+    """Shards under `root`, as relative paths; plain copies of compressed ones are not shards."""
+    found = [path for path in root.rglob("*") if path.name.endswith((".tar", ".tar.gz", ".tgz")) and path.is_file()]
+    return sorted(str(path.relative_to(root)) for path in found if not path.name.endswith(".plain.tar"))
+
+
+def _manifest(root: Path) -> dict[str, Any]:
+    path = root / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingError(
+            f"benchmark {root.name} is not built: {path} is missing; run `ranker data build {root.name}`"
+        ) from None
+    except ValueError as error:
+        raise OrganizerError(f"{path} is damaged ({error}); run `ranker data build {root.name}` again") from error
+    return manifest
+
+
+@contextmanager
+def _only_builder(root: Path) -> Iterator[None]:
+    """Wait for, and hold, the lock of one benchmark's builders; the system frees it when a builder dies."""
+    with root.with_name(f".{root.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """fsync of a file's content, or of a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
