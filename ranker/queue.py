@@ -1,6 +1,6 @@
 """The queue of jobs in the database: leases, fencing and retries. The only writer of `Job.status`.
 
-A worker owns a job as long as the job's row names its worker and attempt. Every later write matches both, so whatever a
+A worker owns a job as long as the row names its worker and attempt. Every later write matches both, so whatever a
 worker does after its job was given to another is refused with LeaseLostError. Time comes in as `now`; a clock that jumps
 can cost repeated work, never two results.
 """
@@ -82,7 +82,7 @@ def enqueue(
     """The job for this question, queued unless it is queued, running or answered already.
 
     A job that failed by infra or organizer, or was cancelled, is queued again with a fresh count of retries; one that
-    failed by the participant's fault only with `again`. Flushes, so that the job has its id; the caller's transaction commits.
+    failed by the participant's fault only with `again`. Flushes, so that the job has an id; the caller commits.
     """
     digest = None if condition is None else condition.digest
     key = job_key(submission_id, kind, digest, seed)

@@ -35,7 +35,7 @@ def migrate(engine: Engine, path: Path) -> Path | None:
     """Bring the database to `head_revision`; returns where the copy of the old file is, if one had to be made.
 
     All of it is one transaction under the write lock: a kill leaves the old database, and of two processes that open
-    the same database one migrates while the other waits. Raises UsageError if the file is no database, or a newer ranker's.
+    it at once, one migrates while the other waits. Raises UsageError if the file is no database, or a newer ranker's.
     """
     try:
         if current_revision(engine) == head_revision():

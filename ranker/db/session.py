@@ -1,4 +1,4 @@
-"""Engines and sessions on SQLite: write-ahead log, foreign keys, a patient lock, transactions that begin when we say."""
+"""Engines and sessions on SQLite: write-ahead log, foreign keys, a patient lock, and explicit transactions."""
 
 from __future__ import annotations
 
