@@ -1,0 +1,134 @@
+"""Training: one visible loop, and checkpoints from which it goes on to the very same weights.
+
+The loop has no state besides step number, weights and optimizer: batches are a function of the benchmark and the seed, and
+torch is seeded anew at each step. So a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from ranker.config import Recipe
+from ranker.errors import InfraError
+from ranker.lalm.model import AudioLanguageModel, Example, seed_everything
+from ranker.types import Precision
+
+_KEPT_CHECKPOINTS = 2
+
+
+def learning_rate_at(step: int, *, recipe: Recipe, steps: int) -> float:
+    """Linear warm-up from 0 over `warmup_steps`, then linear to 0 at `steps`; `step` counts from 0."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * step / recipe.warmup_steps
+    return recipe.learning_rate * max(0.0, (steps - step) / max(1, steps - recipe.warmup_steps))
+
+
+def build_optimizer(model: AudioLanguageModel, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over the trained weights; biases and norms (all that has one dimension) are not decayed."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)
+
+
+def train(
+    model: AudioLanguageModel,
+    *,
+    recipe: Recipe,
+    steps: int,
+    random_key: str,
+    examples: Callable[[int], Sequence[Example]],
+    folder: Path,
+    resume_from: Path | None,
+    on_step: Callable[[int, float], None],
+) -> None:
+    """Train projector and LoRA in place for `steps` steps.
+
+    `examples(step)` gives the batch of a step; `random_key` names the randomness of dropout. Checkpoints go to
+    `folder/step-<n>` every `checkpoint_every` steps and at the end; `resume_from` is one of an earlier attempt.
+    `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`.
+    Raises InfraError if the loss is not finite.
+    """
+    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision is Precision.BF16 else "no")
+    optimizer = build_optimizer(model, recipe)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    first = _restore(resume_from, model, optimizer) if resume_from else 0
+    model.train()
+    with (folder / "train.jsonl").open("a", encoding="utf-8") as log:
+        for step in range(first, steps):
+            started = time.perf_counter()
+            rate = learning_rate_at(step, recipe=recipe, steps=steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = examples(step)
+            seed_everything(random_key, "dropout", step)
+            with accelerator.autocast():
+                loss = model(batch)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(trained, recipe.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            value = float(loss.detach())
+            if value != value or value in {float("inf"), float("-inf")}:
+                raise InfraError(f"the training loss became {value} at step {step + 1} of {steps}")
+            line = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": float(norm or 0.0)}
+            log.write(json.dumps(line | {"seconds": round(time.perf_counter() - started, 4)}) + "\n")
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps:
+                log.flush()
+                _save(folder, step + 1, model, optimizer)
+            on_step(step + 1, value)
+    model.eval()
+
+
+def latest_checkpoint(folders: Sequence[Path]) -> Path | None:
+    """The complete checkpoint with the most steps in any of these folders (attempts of one job), or None."""
+    found = [path for folder in folders for path in folder.glob("step-*") if (path / "state.json").is_file()]
+    return max(found, key=lambda path: path.name, default=None)
+
+
+def _save(folder: Path, step: int, model: AudioLanguageModel, optimizer: torch.optim.Optimizer) -> None:
+    """Write a checkpoint whole or not at all, then drop all but the last few."""
+    temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
+    model.save_trained(temporary / "trained.safetensors")
+    moments = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    save_file(moments, temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
+    for path in temporary.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    target = folder / f"step-{step:08d}"
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    for old in sorted(folder.glob("step-*"))[:-_KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+
+
+def _restore(checkpoint: Path, model: AudioLanguageModel, optimizer: torch.optim.Optimizer) -> int:
+    """Load weights and optimizer; returns the number of steps that were done."""
+    model.load_trained(checkpoint / "trained.safetensors")
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
+    step: int = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
+    return step
