@@ -1,1 +1,16 @@
 """Metrics as pure functions: (references, candidates) to a value and its per-item parts."""
+
+from ranker.metrics.caption import CaptionModels, caption_models
+from ranker.metrics.registry import blind_answer, blind_value, evaluate, reweighted
+from ranker.metrics.values import MetricResult, Pair
+
+__all__ = [
+    "CaptionModels",
+    "MetricResult",
+    "Pair",
+    "blind_answer",
+    "blind_value",
+    "caption_models",
+    "evaluate",
+    "reweighted",
+]
