@@ -43,10 +43,13 @@ class SpeechEmbeddingEncoder(torch.nn.Module):
         return padded.to(audio.device), frame_mask.int().to(audio.device)
 
     def encode(self, clip):
-        """One clip (T,) -> (T', 96). Zeros follow it until a whole number of windows covers it, one at least."""
+        """One clip (T,) -> (T', 96). Zeros precede it until a whole number of windows covers it, one at least.
+
+        Precede, not follow: the network learnt to hear words that end where its window ends.
+        """
         first, hop = MEL_WINDOW + (WINDOW - 1) * MEL_HOP, HOP * MEL_HOP
         further = -(-max(0, len(clip) - first) // hop)
-        clip = torch.nn.functional.pad(clip, (0, first + further * hop - len(clip)))
+        clip = torch.nn.functional.pad(clip, (first + further * hop - len(clip), 0))
         samples = (clip * 32767)[None]  # the network was made for 16-bit samples
         mel = torch.from_numpy(self.mel.run(None, {"input": samples.numpy()})[0]).reshape(-1, BANDS) / 10 + 2
         windows = mel.unfold(0, WINDOW, HOP).transpose(1, 2)[..., None]  # (T', 76, 32, 1)
