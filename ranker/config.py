@@ -130,10 +130,14 @@ class Recipe(_Strict):
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: int = Field(default=32, ge=1)
     lora_dropout: float = Field(default=0.1, ge=0, lt=1)
-    feature_standardize: bool = Field(default=False, description="subtract the training mean, divide by the training deviation")
+    feature_standardize: bool = Field(
+        default=False, description="subtract the training mean, divide by the training deviation"
+    )
     projector_init: Literal["torch", "match_embeddings"] = "torch"
     max_audio_s: Share = Field(default=30.0, description="longer training clips are cropped at random")
-    crops_per_clip: int = Field(default=8, ge=1, description="different crops of a long clip: (seed, clip, visit mod K)")
+    crops_per_clip: int = Field(
+        default=8, ge=1, description="different crops of a long clip: (seed, clip, visit mod K)"
+    )
     pairs_per_draw: int = Field(default=4, ge=1)
     shuffle_window: int = Field(default=256, ge=1)
     sort_window: int = Field(default=128, ge=1)
@@ -170,7 +174,9 @@ class Benchmark(_Strict):
                 "track": track,
                 "kind": active.kind,
                 "tasks": [task.measurement() for task in active.active_tasks],
-                "recipe": self.recipe.model_dump(mode="json", exclude={"checkpoint_every", "feature_cache_gb", "threads"}),
+                "recipe": self.recipe.model_dump(
+                    mode="json", exclude={"checkpoint_every", "feature_cache_gb", "threads"}
+                ),
             }
         )
 
@@ -199,6 +205,13 @@ class ArchiveLimits(_Strict):
     max_path_length: int = Field(default=240, ge=1, description="UTF-8 bytes of one entry's whole path")
 
 
+class ReportLimits(_Strict):
+    """What a technical report may be."""
+
+    max_pages: int = Field(default=6, ge=1)
+    max_bytes: int = Field(default=50_000_000, ge=1)
+
+
 class Service(_Strict):
     """How one home is run: configs/service.yaml."""
 
@@ -207,7 +220,10 @@ class Service(_Strict):
     docker_image: str = "ranker-encoder:latest"
     limits: Limits = Limits()
     archive: ArchiveLimits = ArchiveLimits()
-    lease_s: Share = Field(default=120.0, description="a job whose worker was not heard of for so long is given to another")
+    report: ReportLimits = ReportLimits()
+    lease_s: Share = Field(
+        default=120.0, description="a job whose worker was not heard of for so long is given to another"
+    )
     infra_attempts: int = Field(default=5, ge=1, description="attempts of a job that fails by our own fault")
     retry_delay_s: float = Field(default=10.0, ge=0, description="doubled with each attempt")
     cpu_workers: int = Field(default=1, ge=1, description="worker processes on a machine without a GPU")
@@ -230,6 +246,7 @@ def load(model: type[Model], path: Path) -> Model:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         places = [
-            f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}" for mistake in error.errors(include_url=False)
+            f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}"
+            for mistake in error.errors(include_url=False)
         ]
         raise ConfigError(f"{path}: {len(places)} mistake{'s' * (len(places) > 1)}: " + "; ".join(places)) from None
