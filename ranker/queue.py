@@ -1,8 +1,8 @@
 """The queue of jobs in the database: leases, fencing and retries. The only writer of `Job.status`.
 
 A worker owns a job as long as the row names its worker and attempt. Every later write matches both, so whatever a
-worker does after its job was given to another is refused with LeaseLostError. Time comes in as `now`; a clock that jumps
-can cost repeated work, never two results.
+worker does after its job was given to another is refused with LeaseLostError. Time comes in as `now`; a clock that
+jumps can cost repeated work, never two results.
 """
 
 from __future__ import annotations
@@ -235,9 +235,10 @@ def reap(engine: Engine, *, now: datetime, is_dead: Callable[[str], bool], max_i
         return len(lost)
 
 
-def worker_id() -> str:
-    """Name of this process, `host:pid:start`. The start tells it from a later process that is given the same pid."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
+def worker_id(pid: int | None = None) -> str:
+    """Name of a process of this host (None: this one), `host:pid:start`. The start tells it from a later one."""
+    pid = os.getpid() if pid is None else pid
+    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}"
 
 
 def is_dead_here(worker: str) -> bool:
