@@ -1,7 +1,8 @@
 """A benchmark's folder: shards, and the manifest that says which bytes belong in them.
 
-A benchmark is there if and only if its `manifest.json` is: it is built in a sibling folder, flushed to the disk, described by
-its manifest last, and then renamed into place. A kill at any moment leaves the old benchmark, or none, but never half of one.
+A benchmark is there if and only if its `manifest.json` is: it is built in a sibling folder, flushed to the disk,
+described by its manifest last, and then renamed into place. A kill at any moment leaves the old benchmark, or none, but
+never half of one.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def is_built(root: Path, version: int | None = None) -> bool:
 def build(
     root: Path, make: Callable[[Path, ProgressHook], None], *, version: int, progress: ProgressHook = lambda *_: None
 ) -> str:
-    """Let `make` fill a new folder with shards, index and describe them, and put the folder at `root`; returns its digest.
+    """Let `make` fill a new folder with shards, describe them, and put the folder at `root`; returns its digest.
 
-    An older benchmark at `root` stays until the new one is whole. Builders of one benchmark wait for each other. `progress`
-    is called with what is done and the total, in the builder's own unit.
+    An older benchmark at `root` stays until the new one is whole. Builders of one benchmark wait for each other.
+    `progress` is called with what is done and the total, in the builder's own unit.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     with _only_builder(root):
@@ -73,7 +74,7 @@ def data_digest(root: Path, patterns: Sequence[str]) -> str:
 
 
 def verify(root: Path) -> list[str]:
-    """Everything in which the folder differs from its manifest, one sentence each; reads every byte. Empty: all is well."""
+    """In what the folder differs from its manifest, one sentence each; reads every byte. Empty: all is well."""
     manifest = _manifest(root)
     problems = []
     for name, expected in manifest["shards"].items():
@@ -151,7 +152,7 @@ def _write_durably(path: Path, text: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """fsync of a file's content, or of a folder's entries."""
+    """Flush (fsync) a file's content, or of a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
