@@ -1,0 +1,52 @@
+"""What the page says of a submission beyond its row on a board."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ranker.types import SubmissionState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One scored test item. `score` is the item's own part of the metric, in [0, 1]; None where the metric has no such part."""
+
+    item: str
+    reference: str
+    candidate: str
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackRun:
+    """How a submission was evaluated in one track.
+
+    `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token). `samples`: a few
+    items per task name; those of tasks that no board shows as public are dropped by `render`, whatever the caller gives.
+    """
+
+    track: str
+    manifest: Mapping[str, Any]
+    curve: tuple[tuple[int, float], ...] = ()
+    samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionPage:
+    """One submission. Its scores are not here: they stand on the boards, under the same `id`.
+
+    `digest`: SHA-256 of the ZIP. `received_at` has a zone. `encoder`: what the check found, as plain JSON values; None where no
+    check has finished. `reasons`: why it was refused or failed, one sentence each. `runs`: one per evaluated track.
+    """
+
+    id: str
+    team: str
+    digest: str
+    received_at: datetime
+    state: SubmissionState
+    encoder: Mapping[str, Any] | None = None
+    reasons: tuple[str, ...] = ()
+    runs: tuple[TrackRun, ...] = ()

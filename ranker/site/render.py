@@ -1,0 +1,158 @@
+"""Boards and submissions to a folder, swapped in whole: a reader, or a kill, meets the old page or the new one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import ranker
+from ranker.board import Board
+from ranker.errors import UsageError
+from ranker.home import asset
+from ranker.site import export, views
+from ranker.site.pages import SubmissionPage
+
+_MARKER = ".ranker-site"
+_ID = re.compile(r"[0-9a-z]{1,64}")
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+def render(boards: Sequence[Board], submissions: Sequence[SubmissionPage], out: Path) -> Path:
+    """Write the page to the folder `out` and return the path of its index.html.
+
+    One board per track. `out` is replaced as a whole; one that holds anything but an earlier page is refused with UsageError.
+    Raises ValueError where two boards share a track, two submissions an id, or a time has no zone.
+    """
+    _check(boards, submissions)
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(out.parent):
+        old = _old(out)
+        if old.exists() and not out.exists():  # killed between the two renames of _swap
+            old.rename(out)
+        _check_replaceable(out)
+        new = out.parent / f".{out.name}.new"
+        shutil.rmtree(new, ignore_errors=True)  # left by a render that was killed
+        new.mkdir()
+        _write(boards, submissions, new)
+        _swap(new, out)
+    return out / "index.html"
+
+
+def _check(boards: Sequence[Board], submissions: Sequence[SubmissionPage]) -> None:
+    slugs = [views.slug(board.track) for board in boards]
+    if len(set(slugs)) < len(slugs):
+        raise ValueError(f"a page shows one board per track, found tracks {[board.track for board in boards]}")
+    ids = [page.id for page in submissions]
+    if len(set(ids)) < len(ids):
+        raise ValueError("two submissions have the same id")
+    wrong = [identity for identity in ids if not _ID.fullmatch(identity)]
+    if wrong:
+        raise ValueError(f"a submission's id names its file and consists of digits and small letters; found {wrong[0]!r}")
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_dir() and not out.is_symlink() and ((out / _MARKER).is_file() or not any(out.iterdir())):
+        return
+    if out.exists() or out.is_symlink():
+        raise UsageError(
+            f"{out}: the page replaces its whole folder, and this is not a page that ranker made; "
+            "name a folder that is empty, or that does not exist yet"
+        )
+
+
+def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folder: Path) -> None:
+    """All files of the page into an empty folder."""
+    assets = asset("leaderboard")
+    templates = Environment(
+        loader=FileSystemLoader(assets / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals["version"] = ranker.__version__
+    pages = {page.id: page for page in submissions}
+    tracks = [views.track_view(board, pages) for board in boards]
+    on_boards = {row.submission_id for board in boards for row in board.rows}
+    others = [
+        views.OtherView(
+            name=views.text.team_name(page.team, page.id), href=views.page_path(page.id), state=page.state.value
+        )
+        for page in submissions
+        if page.id not in on_boards
+    ]
+    shutil.copytree(assets / "static", folder / "static")
+    (folder / "submission").mkdir()
+    title = boards[0].benchmark_title if boards else "Leaderboard"
+    shared = {"benchmark": title, "demonstrations": views.demonstrations(boards)}
+    index = templates.get_template("index.html").render(tracks=tracks, others=others, root="", **shared)
+    _put(folder / "index.html", index)
+    template = templates.get_template("submission.html")
+    for page in submissions:
+        html = template.render(submission=views.submission_view(page, boards), root="../", **shared)
+        _put(folder / views.page_path(page.id), html)
+    _put(folder / "data.json", export.to_json(boards, submissions))
+    _put(folder / "data.csv", export.to_csv(boards))
+    for track in tracks:
+        _put(folder / f"{track.slug}.csv", export.track_csv(track.board))
+    _put(folder / _MARKER, "This folder was made by `ranker leaderboard`, which replaces it as a whole.\n")
+
+
+def _put(path: Path, content: str) -> None:
+    """Lone surrogates, which no file can hold, become question marks."""
+    path.write_text(content, encoding="utf-8", errors="replace")
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Put the folder `new` in the place of `out` and delete what was there."""
+    if not out.exists():
+        new.rename(out)
+        return
+    if not _exchange(new, out):
+        # No system call for it here: the old page waits beside the new one for the moment between two renames.
+        old = _old(out)
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        new.rename(out)
+        new = old
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _old(out: Path) -> Path:
+    return out.parent / f".{out.name}.old"
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step (Linux renameat2(2)); False where system or file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP}:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One render at a time per parent folder; the kernel lets go when a process dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
