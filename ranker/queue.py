@@ -27,7 +27,7 @@ from ranker.types import Condition, Fault, JobKind, Progress, Status, digest_jso
 MOVES: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.QUEUED}),
-    Status.SUCCEEDED: frozenset(),
+    Status.SUCCEEDED: frozenset({Status.QUEUED}),  # a check only, whose question has changed
     Status.FAILED: frozenset({Status.QUEUED}),
     Status.CANCELLED: frozenset({Status.QUEUED}),
 }
@@ -82,7 +82,8 @@ def enqueue(
     """The job for this question, queued unless it is queued, running or answered already.
 
     A job that failed by infra or organizer, or was cancelled, is queued again with a fresh count of retries; one that
-    failed by the participant's fault only with `again`. Flushes, so that the job has an id; the caller commits.
+    failed by the participant's fault, or a check that succeeded, only with `again`. Flushes, so that the job has an id;
+    the caller commits.
     """
     digest = None if condition is None else condition.digest
     key = job_key(submission_id, kind, digest, seed)
@@ -102,7 +103,11 @@ def enqueue(
             created_at=now,
         )
         session.add(job)
-    elif job.status == Status.CANCELLED or (job.status == Status.FAILED and (again or job.fault != Fault.PARTICIPANT)):
+    elif (
+        job.status == Status.CANCELLED
+        or (job.status == Status.FAILED and (again or job.fault != Fault.PARTICIPANT))
+        or (job.status == Status.SUCCEEDED and again and kind is JobKind.CHECK)
+    ):
         _move(job, Status.QUEUED)
         job.reasons, job.result, job.progress = [], None, None
         job.infra_failures, job.not_before, job.finished_at = 0, None, None

@@ -112,6 +112,15 @@ def find_root(tree: Path) -> str:
     return top[0].name if len(top) == 1 and top[0].is_dir() else "."
 
 
+def odd_characters(text: str) -> str:
+    """Controls, direction marks, invisible characters and lone surrogates in `text`, as `U+202E, ...`; "" if none.
+
+    Terminals, shells and pages misread these, and a NUL would end a name early.
+    """
+    odd = sorted({char for char in text if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
+    return ", ".join(f"U+{ord(char):04X}" for char in odd[:5])
+
+
 class _GuardedFile(io.FileIO):
     """Bounds what zipfile reads while it lists: it takes the directory, of whatever size is stated, in one read."""
 
@@ -218,11 +227,9 @@ def _too_large(found: str, limits: ArchiveLimits) -> str:
 def _name_faults(info: zipfile.ZipInfo, limits: ArchiveLimits) -> Iterator[str]:
     name, shown = info.orig_filename, _shown(info.orig_filename)
     parts = name.removesuffix("/").split("/")
-    odd = sorted({char for char in name if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
+    odd = odd_characters(name)
     if odd:
-        # Terminals and shells misread these; a NUL would also end the name early.
-        listed = ", ".join(f"U+{ord(char):04X}" for char in odd[:5])
-        yield f"the name {shown} has control or invisible characters ({listed}); expected printable ones; rename it"
+        yield f"the name {shown} has control or invisible characters ({odd}); expected printable ones; rename it"
     if "\\" in name:
         yield f"the name {shown} has a backslash; expected / between folders; rename it, or pack with another tool"
     if name.startswith("/") or (name[1:2] == ":" and name[0].isascii() and name[0].isalpha()):

@@ -1,0 +1,178 @@
+"""A file arrives: its bytes are kept first, under their own digest; then it is recorded, and its check is queued."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from ranker import queue
+from ranker.db.models import Job, Submission
+from ranker.errors import InfraError, ParticipantError, UsageError
+from ranker.home import Home
+from ranker.intake.archive import odd_characters
+from ranker.intake.staging import flush_folder, place, staging_folder
+from ranker.types import JobKind, Status
+
+ARCHIVE_NAME = "submission.zip"
+REPORT_NAME = "report.pdf"
+TREE_NAME = "tree"
+MAX_TEAM_LENGTH = 100
+_STAGING_PREFIX = ".incoming-"
+_CHUNK = 1 << 20
+_ENCODER = re.compile(r"[^:]+\.py(:[^\W\d]\w*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """What became of a file. `is_queued`: whether its check is still to be done (job `job_id`), or is being done."""
+
+    submission: Submission
+    job_id: int
+    is_new: bool
+    is_queued: bool
+
+
+def submission_folder(home: Home, digest: str) -> Path:
+    """Where everything of one submission lies: the ZIP as it came, the report, the unpacked tree."""
+    return home.submissions / digest
+
+
+def receive(
+    home: Home,
+    session: Session,
+    file: Path,
+    *,
+    team: str | None,
+    report: Path | None,
+    encoder: str | None,
+    now: datetime,
+) -> Received:
+    """Keep a ZIP, record it as a submission of `team` (None: the file's stem), and queue its check.
+
+    The same bytes again are recognised: an added report or another `encoder` is recorded and checked again, anything
+    else leaves things as they are. Killed at any moment, the same call completes what is missing. The copying is done
+    before the session's first statement, so that nobody waits for the database meanwhile; the caller commits.
+    Raises UsageError (no such file, bad name, bytes that are another team's), ParticipantError, InfraError.
+    """
+    if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
+        raise UsageError(f"--encoder {encoder!r} is not understood; expected FILE.py or FILE.py:CLASS")
+    # Given names are judged before bytes are kept; a stem only where it is needed, for known bytes have their team.
+    given_team = None if team is None else team_name(team)
+    for path in (file, report):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{path}: there is no such file; expected a submission's ZIP, and its report as a PDF")
+    try:
+        with ExitStack() as stack:
+            staging = stack.enter_context(staging_folder(home.submissions, _STAGING_PREFIX))
+            digest, size = _keep(file, staging / ARCHIVE_NAME)
+            report_digest = None if report is None else _keep(report, staging / REPORT_NAME)[0]
+            folder = submission_folder(home, digest)
+            if not (folder / ARCHIVE_NAME).is_file():
+                folder.mkdir(exist_ok=True)
+                place(staging / ARCHIVE_NAME, folder / ARCHIVE_NAME)
+                flush_folder(home.submissions)
+            submission = _known(session, digest, given_team)
+            is_new = submission is None
+            if submission is None:
+                submission = Submission(
+                    id=digest[:12],
+                    digest=digest,
+                    team=given_team or team_name(file.stem),
+                    file_name=file.name.encode(errors="replace").decode(),
+                    size_bytes=size,
+                    received_at=now,
+                )
+                session.add(submission)
+                (folder / REPORT_NAME).unlink(missing_ok=True)  # of a call that was killed
+            changed = _amend(session, submission, encoder, report_digest)
+            if report_digest is not None:
+                place(staging / REPORT_NAME, folder / REPORT_NAME)
+            job = _queue_check(session, submission, again=changed, now=now)
+    except OSError as error:
+        raise InfraError(f"{file} could not be kept under {home.submissions}: {error}; is the disk full?") from error
+    return Received(
+        submission=submission, job_id=job.id, is_new=is_new, is_queued=job.status in {Status.QUEUED, Status.RUNNING}
+    )
+
+
+def team_name(name: str) -> str:
+    """A team's name as it is kept: NFC, without spaces at its ends. Raises UsageError if it cannot be one."""
+    kept = unicodedata.normalize("NFC", name).strip()
+    odd = odd_characters(kept)
+    if odd:
+        raise UsageError(f"the team name {kept!r} has control or invisible characters ({odd}); say --team NAME without")
+    if not 1 <= len(kept) <= MAX_TEAM_LENGTH:
+        raise UsageError(
+            f"the team name {kept[:MAX_TEAM_LENGTH]!r} has {len(kept)} characters; expected 1 to {MAX_TEAM_LENGTH};"
+            " say --team NAME"
+        )
+    return kept
+
+
+def _keep(source: Path, target: Path) -> tuple[str, int]:
+    """Copy and flush a file; its SHA-256 and its size, of what was written."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as read, target.open("xb") as write:
+        while chunk := read.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            write.write(chunk)
+        write.flush()
+        os.fchmod(write.fileno(), 0o644)
+        os.fsync(write.fileno())
+    return digest.hexdigest(), size
+
+
+def _known(session: Session, digest: str, team: str | None) -> Submission | None:
+    """The submission of these bytes, if it is known. Raises if it is another team's, or only looks the same."""
+    submission = session.get(Submission, digest[:12])
+    if submission is None:
+        return None
+    if submission.digest != digest:
+        # 48 bits: never by chance, but two files that agree in them can be made in minutes.
+        raise ParticipantError(
+            f"the SHA-256 of this file begins like that of submission {submission.id}, which is another file; expected"
+            " one that can be told from it; pack the archive again"
+        )
+    if team is not None and team != submission.team:
+        raise UsageError(
+            f"these bytes are submission {submission.id} of team {submission.team!r}, received"
+            f" {submission.received_at:%Y-%m-%d %H:%M} UTC, not of {team!r}; nothing was changed; leave out --team, or"
+            " ask the teams which of them wrote it"
+        )
+    return submission
+
+
+def _amend(session: Session, submission: Submission, encoder: str | None, report_digest: str | None) -> bool:
+    """Record another choice of encoder, or another report; whether there was one."""
+    changed = False
+    if encoder is not None and encoder != submission.encoder_override:
+        if any(job.kind == JobKind.EVALUATE and job.status != Status.CANCELLED for job in submission.jobs):
+            raise UsageError(
+                f"submission {submission.id} has evaluations of {submission.encoder_override or 'the encoder found in it'},"
+                f" whose scores would not be those of {encoder}; nothing was changed; pack the ZIP anew to submit that"
+            )
+        submission.encoder_override = encoder
+        changed = True
+    if report_digest is not None and report_digest != submission.report_digest:
+        submission.report_digest = report_digest
+        changed = True
+    return changed
+
+
+def _queue_check(session: Session, submission: Submission, *, again: bool, now: datetime) -> Job:
+    session.flush()
+    for job in submission.jobs:
+        if again and job.kind == JobKind.CHECK and job.status == Status.RUNNING:
+            queue.cancel(session, job_id=job.id, now=now)  # it answers the question as it was before
+    return queue.enqueue(
+        session, submission_id=submission.id, kind=JobKind.CHECK, condition=None, seed=0, now=now, again=again
+    )
