@@ -1,12 +1,28 @@
-"""The Board: one ranking of one track, with all that a page or an export shows. Everything downstream only formats it."""
+"""The Board: one ranking of one track, with all that a page or an export shows. What comes after only formats it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
-from ranker.types import Condition, Domain, Group
+import numpy as np
+import pandas as pd
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ranker import evaluations, scoring, uncertainty
+from ranker.config import Benchmark, Task, Track
+from ranker.db.models import Job, Score, Submission
+from ranker.errors import MissingError, OrganizerError
+from ranker.home import Home
+from ranker.metrics import reweighted
+from ranker.types import Condition, Domain, Group, JobKind, Status
+
+Scores = dict[str, dict[str, Score]]  # submission id -> task -> score
+TaskDraws = dict[str, dict[str, uncertainty.Draws]]  # submission id -> task -> (B,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +35,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskColumn:
-    """One task as the board ranks it. `items` is the number of scored test pairs, `blind` the floor (see db.models.Score).
+    """One task as the board ranks it. `items` counts the scored test pairs, `blind` is the floor (see db.models.Score).
 
     `signal`: whether the best submission's interval lies above `blind`; None where there is nothing to judge by.
     """
@@ -51,8 +67,8 @@ class Cell:
 class Row:
     """One submission. An incomplete one has no rank and no score, and lists what is missing.
 
-    `groups` holds the means of the groups (public, hidden). `distinct_from_next`: whether the paired bootstrap interval of
-    the difference to the next ranked row lies above zero; None for the last one.
+    `groups` holds the means of the groups (public, hidden). `distinct_from_next`: whether the paired bootstrap
+    interval of the difference to the next ranked row lies above zero; None for the last one.
     """
 
     rank: int | None
@@ -86,3 +102,220 @@ class Board:
         value = asdict(self)
         value["made_at"] = self.made_at.isoformat()
         return value
+
+    def to_frame(self) -> pd.DataFrame:
+        """The flat table of the CSV export: one row per submission; task columns hold raw scores.
+
+        `.low` and `.high` bound the 95% intervals. Task names hold no dot, so they meet no derived column. Tasks in
+        `missing` are separated by spaces.
+        """
+        columns: dict[str, list[Any]] = {
+            "rank": [row.rank for row in self.rows],
+            "team": [row.team for row in self.rows],
+            "submission": [row.submission_id for row in self.rows],
+            **_spread("score", [row.score for row in self.rows], [row.interval for row in self.rows]),
+        }
+        for group in dict.fromkeys(column.group for column in self.columns):
+            columns[f"mean.{group}"] = [row.groups[group] for row in self.rows]
+        for column in self.columns:
+            cells = [row.cells.get(column.name) for row in self.rows]
+            raw = [cell.raw if cell else None for cell in cells]
+            columns |= _spread(column.name, raw, [cell.interval if cell else None for cell in cells])
+        columns["missing"] = [" ".join(row.missing) for row in self.rows]
+        return pd.DataFrame(columns).astype({"rank": "Int64"})
+
+
+def _spread(name: str, values: list[float | None], intervals: list[Interval | None]) -> dict[str, list[Any]]:
+    return {
+        name: values,
+        f"{name}.low": [interval.low if interval else None for interval in intervals],
+        f"{name}.high": [interval.high if interval else None for interval in intervals],
+    }
+
+
+def ranking_json(board: Board) -> dict[str, Any]:
+    """What `ranker rank --json` prints: raw scores per task, best first, None where there is no value."""
+    names = [column.name for column in board.columns]
+    return {
+        "track": board.track,
+        "rows": [
+            {
+                "team": row.team,
+                "rank": row.rank,
+                "score": row.score,
+                "groups": dict(row.groups),
+                "tasks": {name: row.cells[name].raw if name in row.cells else None for name in names},
+                "missing": list(row.missing),
+            }
+            for row in board.rows
+        ],
+    }
+
+
+def conditions(session: Session, benchmark: Benchmark, track: str) -> list[evaluations.Choice]:
+    """The boards that `assemble` could make of what has finished, its own choice first. Raises ConfigError."""
+    return [choice for choice, _ in evaluations.finished(session, benchmark, track)]
+
+
+def assemble(
+    session: Session,
+    home: Home,
+    benchmark: Benchmark,
+    track: str,
+    *,
+    condition: str | None = None,
+    seed: int | None = None,
+    now: datetime,
+) -> Board:
+    """Rank every accepted submission on one track, by the finished evaluations under one condition and one seed.
+
+    `condition` is the start of a condition's digest and `seed` a training seed; without them it is the first of
+    `conditions`. Raises ConfigError for an unknown track, UsageError where the choice fits no board or several,
+    MissingError where nothing has finished yet or a file of predictions is gone, OrganizerError where one contradicts
+    its score or another submission's.
+    """
+    active = benchmark.track(track)
+    found = evaluations.finished(session, benchmark, track)
+    choice, jobs = evaluations.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
+    scores: Scores = {job.submission_id: {score.task: score for score in job.scores} for job in jobs}
+    draws = _draws(home, active, scores, (benchmark.name, track, choice.condition.digest, choice.seed))
+    rows = _rows(active, _accepted(session, jobs), scores, draws)
+    return Board(
+        benchmark=benchmark.name,
+        benchmark_title=benchmark.title,
+        track=track,
+        track_title=active.title,
+        seed=choice.seed,
+        condition=choice.condition,
+        demonstration=choice.condition.demonstration,
+        columns=tuple(_column(task, rows, scores) for task in active.active_tasks),
+        rows=rows,
+        made_at=now,
+    )
+
+
+def _accepted(session: Session, jobs: list[Job]) -> list[Submission]:
+    """Submissions that were evaluated or at least passed their check, by team."""
+    checked = select(Job.submission_id).where(Job.kind == JobKind.CHECK, Job.status == Status.SUCCEEDED)
+    ids = {job.submission_id for job in jobs} | set(session.scalars(checked))
+    query = select(Submission).where(Submission.id.in_(ids)).order_by(Submission.team, Submission.id)
+    return list(session.scalars(query))
+
+
+def _draws(home: Home, track: Track, scores: Scores, identity: tuple[str | int, ...]) -> TaskDraws:
+    draws: TaskDraws = {submission: {} for submission in scores}
+    for task in track.active_tasks:
+        items = {key: _items(home, task, scores[key][task.name]) for key in sorted(scores) if task.name in scores[key]}
+        seed = uncertainty.seed_of(*identity, task.name)
+        for key, values in uncertainty.task_draws(task, items, seed=seed).items():
+            draws[key][task.name] = values
+    return draws
+
+
+def _items(home: Home, task: Task, score: Score) -> pd.DataFrame:
+    """The per-item table behind a score; refused unless it gives the value that the database holds."""
+    path = home.root / score.predictions
+    if not path.is_file():
+        raise MissingError(
+            f"{path}: the predictions behind the {task.name} score of job {score.job_id} are gone; "
+            "restore the file from a backup of the home folder"
+        )
+    try:
+        items = pd.read_parquet(path)
+        value = float(reweighted(task.metric, items, np.ones((1, len(items))), num_classes=task.num_classes)[0])
+    except (OSError, ValueError, KeyError) as error:
+        raise OrganizerError(
+            f"{path}: is no readable table of predictions ({error}); restore it from a backup"
+        ) from error
+    if not math.isclose(value, score.value, abs_tol=1e-6):
+        raise OrganizerError(
+            f"{path}: these predictions give {value:.6f} on {task.name}, but job {score.job_id} recorded "
+            f"{score.value:.6f}: one of them was changed after the run, so restore both from one backup"
+        )
+    return items
+
+
+def _rows(track: Track, submissions: list[Submission], scores: Scores, draws: TaskDraws) -> tuple[Row, ...]:
+    """Rows in the board's order; `submissions` come sorted by team, which decides among ties and the incomplete."""
+    names = [task.name for task in track.active_tasks]
+    raw = pd.DataFrame(math.nan, index=[submission.id for submission in submissions], columns=names)
+    for key, by_task in scores.items():
+        for score in by_task.values():
+            if score.task in names:
+                raw.loc[key, score.task] = score.value
+    ranking = scoring.rank(raw, track)
+    normalized = scoring.normalize(raw, track)
+    teams = {submission.id: submission.team for submission in submissions}
+    cells: dict[str, dict[str, Cell]] = {
+        key: {
+            name: Cell(raw=float(value), normalized=float(normalized[name][key]), interval=_interval(draws[key][name]))
+            for name, value in raw.loc[key].items()
+            if name in draws.get(key, {})
+        }
+        for key in ranking.index
+    }
+    whole = {key: uncertainty.track_draws(draws[key], track) for key in ranking.index if not ranking["missing"][key]}
+    rows = [_row(key, teams[key], ranking.loc[key], cells[key], whole.get(key)) for key in ranking.index]
+    return _compared(rows, whole)
+
+
+def _row(key: str, team: str, entry: pd.Series[Any], cells: dict[str, Cell], whole: uncertainty.Draws | None) -> Row:
+    """`entry` is the submission's row of `scoring.rank`; `whole` its track score's draws, None if it is incomplete."""
+    return Row(
+        rank=None if whole is None else int(entry["rank"]),
+        team=team,
+        submission_id=key,
+        score=None if whole is None else float(entry["score"]),
+        interval=None if whole is None else _interval(whole),
+        groups={group.value: _present(entry[group.value]) for group in Group if group.value in entry.index},
+        cells=cells,
+        missing=entry["missing"],
+    )
+
+
+def _compared(rows: list[Row], whole: dict[str, uncertainty.Draws]) -> tuple[Row, ...]:
+    """Fill in `distinct_from_next` of each row that has a ranked one below it."""
+    compared = list(rows)
+    for place, (upper, lower) in enumerate(pairwise(rows)):
+        if lower.rank is not None:
+            low, _ = uncertainty.difference(whole[upper.submission_id], whole[lower.submission_id])
+            compared[place] = replace(upper, distinct_from_next=low > 0)
+    return tuple(compared)
+
+
+def _column(task: Task, rows: tuple[Row, ...], scores: Scores) -> TaskColumn:
+    found = [by_task[task.name] for by_task in scores.values() if task.name in by_task]
+    blind = next((score.blind for score in found if score.blind is not None), None)
+    return TaskColumn(
+        name=task.name,
+        title=task.title,
+        domain=task.domain,
+        group=task.group,
+        metric=found[0].metric if found else task.metric,
+        worst=task.worst,
+        best=task.best,
+        weight=task.weight,
+        items=found[0].items if found else None,
+        blind=blind,
+        signal=_signal(task, [row.cells[task.name] for row in rows if task.name in row.cells], blind),
+        confound=task.confound,
+    )
+
+
+def _signal(task: Task, cells: list[Cell], blind: float | None) -> bool | None:
+    """Whether the best cell's whole interval is better than answering blindly; lower is better where worst > best."""
+    if blind is None or not cells:
+        return None
+    interval = max(cells, key=lambda cell: cell.normalized).interval
+    if interval is None:
+        return None
+    return interval.low > blind if task.best > task.worst else interval.high < blind
+
+
+def _interval(draws: uncertainty.Draws) -> Interval:
+    low, high = uncertainty.interval(draws)
+    return Interval(low=low, high=high)
+
+
+def _present(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

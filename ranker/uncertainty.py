@@ -1,4 +1,4 @@
-"""How far the choice of test items could move a score: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+"""How far the choice of test items could move a score: the percentile bootstrap (Efron, Tibshirani 1993, chapter 13).
 
 Whole clips are drawn with replacement, and all pairs of a clip go together: several references of one clip are not
 independent. All submissions of a task see the same draws, so differences between them are paired. What another training
@@ -36,8 +36,8 @@ def task_draws(
 ) -> dict[str, Draws]:
     """The task's raw value in each of B resamples, per submission.
 
-    items: per submission the table of `MetricResult.items`, in any order of rows. Every submission must have been scored
-    on the same pairs of clip and reference; raises OrganizerError, naming the first that was not.
+    items: per submission the table of `MetricResult.items`, in any order of rows. Every submission must have been
+    scored on the same pairs of clip and reference; raises OrganizerError, naming the first that was not.
     """
     tables = {key: table.sort_values(["clip", "reference"], kind="stable") for key, table in items.items()}
     if not tables:
@@ -79,7 +79,7 @@ def difference(first: Draws, second: Draws) -> tuple[float, float]:
 
 def _weights(clips: Sequence[str], seed: int, resamples: int) -> Iterator[npt.NDArray[np.float64]]:
     """How often each of N pairs is drawn, (b, N) at a time until `resamples` rows are given."""
-    names, clip_of_pair = np.unique(np.asarray(clips, dtype=str), return_inverse=True)
+    clip_of_pair, names = pd.factorize(np.asarray(clips, dtype=object))
     generator = np.random.default_rng(seed)
     at_once = max(1, _WEIGHTS_AT_ONCE // len(clips))
     for start in range(0, resamples, at_once):

