@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kills import is_killed_at
 
 from ranker.config import ArchiveLimits
 from ranker.errors import ParticipantError, UsageError
@@ -513,3 +514,21 @@ def test_no_mutated_archive_does_harm(
     assert [path.name for path in outside.iterdir()] == ["room"]
     for path in place_of_archive.rglob("*"):
         assert stat.S_IFMT(path.lstat().st_mode) in {stat.S_IFREG, stat.S_IFDIR}
+
+
+def test_a_kill_at_any_step_leaves_no_half_tree(tmp_path: Path) -> None:
+    """SIGKILL before each file operation: the final name is absent or whole, and the next run sweeps what is left."""
+    files = {"repo/encoder.py": ENCODER, "repo/weights.bin": os.urandom(2_000_000)}
+    data, step, is_placed = zip_of(files), 0, False
+    while not is_placed:  # afterwards the tree is only read
+        step += 1
+        place = tmp_path / str(step)
+        place.mkdir()
+        (place / "in.zip").write_bytes(data)
+        assert is_killed_at(step, place, lambda _, place=place: unpack(place / "in.zip", place / "tree", LIMITS))
+        is_placed = (place / "tree").exists()
+        if is_placed:
+            assert contents(place / "tree") == files
+        assert contents(unpack(place / "in.zip", place / "tree", LIMITS).tree) == files
+        assert sorted(path.name for path in place.iterdir()) == ["in.zip", "tree"]
+    assert step > 10, "the steps of an extraction were seen"

@@ -74,19 +74,18 @@ def unpack(zip_path: Path, target: Path, limits: ArchiveLimits) -> Unpacked:
     Raises ParticipantError with every refusal that was found (the first 20), UsageError where there is no such file,
     and InfraError where our own disk fails. Whenever it is killed, `target` is whole or absent.
     """
-    if not target.is_dir():
-        if not zip_path.is_file():
-            raise UsageError(f"{zip_path}: there is no such file; expected the ZIP of a submission")
-        try:
-            with staging_folder(target.parent, f".{target.name}-") as folder:
+    if not target.is_dir() and not zip_path.is_file():
+        raise UsageError(f"{zip_path}: there is no such file; expected the ZIP of a submission")
+    try:
+        with staging_folder(target.parent, f".{target.name}-") as folder:  # sweeps, even where nothing is left to do
+            if not target.is_dir():
                 tree = folder / "tree"
                 tree.mkdir()
                 _extract(zip_path, tree, limits)
                 _finish_folders(tree)
-                if not target.is_dir():
-                    place(tree, target)
-        except OSError as error:
-            raise InfraError(f"{zip_path} could not be unpacked to {target}: {error}") from error
+                place(tree, target)
+    except OSError as error:
+        raise InfraError(f"{zip_path} could not be unpacked to {target}: {error}") from error
     return describe(target)
 
 

@@ -92,7 +92,7 @@ def receive(
                 )
                 session.add(submission)
                 (folder / REPORT_NAME).unlink(missing_ok=True)  # of a call that was killed
-            changed = _amend(session, submission, encoder, report_digest)
+            changed = _amend(submission, encoder, report_digest)
             if report_digest is not None:
                 place(staging / REPORT_NAME, folder / REPORT_NAME)
             job = _queue_check(session, submission, again=changed, now=now)
@@ -151,13 +151,13 @@ def _known(session: Session, digest: str, team: str | None) -> Submission | None
     return submission
 
 
-def _amend(session: Session, submission: Submission, encoder: str | None, report_digest: str | None) -> bool:
+def _amend(submission: Submission, encoder: str | None, report_digest: str | None) -> bool:
     """Record another choice of encoder, or another report; whether there was one."""
     changed = False
     if encoder is not None and encoder != submission.encoder_override:
         if any(job.kind == JobKind.EVALUATE and job.status != Status.CANCELLED for job in submission.jobs):
             raise UsageError(
-                f"submission {submission.id} has evaluations of {submission.encoder_override or 'the encoder found in it'},"
+                f"submission {submission.id} has evaluations of {submission.encoder_override or 'the encoder found'},"
                 f" whose scores would not be those of {encoder}; nothing was changed; pack the ZIP anew to submit that"
             )
         submission.encoder_override = encoder
