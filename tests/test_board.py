@@ -1,0 +1,414 @@
+"""ranker.board and ranker.evaluations on a real SQLite file and real Parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from ranker import config
+from ranker.board import Board, assemble, conditions, ranking_json
+from ranker.config import Benchmark, Recipe, Task, Track
+from ranker.db.models import Base, Job, Score, Submission
+from ranker.errors import ConfigError, MissingError, OrganizerError, UsageError
+from ranker.home import Home
+from ranker.metrics import Pair, evaluate
+from ranker.types import Condition, Domain, Fault, Group, JobKind, MetricName, Precision, Status
+
+NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
+TASKS = {"keyword": 60, "pitch": 40}  # clips per task
+
+
+def benchmark(**pitch: object) -> Benchmark:
+    tasks = [
+        Task(
+            name=name,
+            title=name.title(),
+            domain=Domain.SPEECH,
+            metric=MetricName.ACCURACY,
+            test=config.TestSplit(shards=("test.tar",), key=("label",), prompt="?"),
+            **(pitch if name == "pitch" else {}),
+        )
+        for name in TASKS
+    ]
+    return Benchmark(
+        name="tiny",
+        title="Tiny",
+        description="for tests",
+        whole_protocol=False,
+        recipe=Recipe(),
+        tracks={"A": Track(title="Understanding", tasks=tasks), "B": Track(title="Other", tasks=tasks[:1])},
+    )
+
+
+def condition(bench: Benchmark, *demonstration: str, device: str = "cpu") -> Condition:
+    return Condition(
+        benchmark=bench.name,
+        track="A",
+        measurement=bench.measurement_digest("A"),
+        data="d" * 64,
+        decoder="e" * 64,
+        decoder_layers=30,
+        metric_models="",
+        steps=10,
+        precision=Precision.FP32,
+        device=device,
+        sandboxed=True,
+        demonstration=demonstration,
+    )
+
+
+@dataclass
+class Place:
+    """A home with its database, and the writing that queue and worker would do."""
+
+    session: Session
+    home: Home
+    made: int = 0
+
+    def submit(self, team: str, *, check: Status = Status.SUCCEEDED) -> str:
+        self.made += 1
+        digest = hashlib.sha256(f"{team}{self.made}".encode()).hexdigest()
+        self.session.add(
+            Submission(id=digest[:12], digest=digest, team=team, file_name="x.zip", size_bytes=1, received_at=NOW)
+        )
+        self.job(digest[:12], JobKind.CHECK, check, None, 0, NOW)
+        return digest[:12]
+
+    def job(
+        self, submission: str, kind: JobKind, status: Status, under: Condition | None, seed: int, at: datetime
+    ) -> Job:
+        key = hashlib.sha256(f"{submission}{kind}{under.digest if under else ''}{seed}{status}".encode()).hexdigest()
+        job = Job(
+            key=key,
+            submission_id=submission,
+            kind=kind,
+            benchmark=under.benchmark if under else None,
+            track=under.track if under else None,
+            condition=under.to_json() if under else None,
+            condition_digest=under.digest if under else None,
+            seed=seed,
+            status=status,
+            fault=Fault.PARTICIPANT if status is Status.FAILED else None,
+            created_at=at,
+            finished_at=at,
+        )
+        self.session.add(job)
+        self.session.flush()
+        return job
+
+    def evaluate(
+        self,
+        submission: str,
+        under: Condition,
+        right: dict[str, int],
+        *,
+        seed: int = 42,
+        at: datetime = NOW,
+        status: Status = Status.SUCCEEDED,
+    ) -> Job:
+        """A finished evaluation in which the first `right[task]` clips were answered rightly."""
+        job = self.job(submission, JobKind.EVALUATE, status, under, seed, at)
+        for name, count in right.items():
+            pairs = [
+                Pair(clip=f"{name}{i:03d}", reference="yes", candidate="yes" if i < count else "no")
+                for i in range(TASKS[name])
+            ]
+            result = evaluate(MetricName.ACCURACY, pairs)
+            path = self.home.root / "runs" / submission / f"{job.key[:8]}" / "predictions" / f"{name}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            result.items.to_parquet(path)
+            self.session.add(
+                Score(
+                    job_id=job.id,
+                    task=name,
+                    metric=result.name,
+                    value=result.value,
+                    blind=0.25,
+                    items=len(pairs),
+                    predictions=str(path.relative_to(self.home.root)),
+                )
+            )
+        self.session.flush()
+        return job
+
+    def board(self, bench: Benchmark, **fields: object) -> Board:
+        self.session.expire_all()
+        return assemble(self.session, self.home, bench, "A", now=NOW, **fields)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'ranker.db'}")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        yield Place(session=session, home=Home(root=tmp_path))
+    engine.dispose()
+
+
+def test_a_board_of_three(place: Place) -> None:
+    """Ranks, raw and normalised scores, groups and intervals; the columns say what they are of."""
+    bench = benchmark(worst=0.2, group=Group.HIDDEN, weight=3.0, confound="room")
+    under = condition(bench, "stand-in decoder")
+    best, worst, middle = place.submit("best"), place.submit("worst"), place.submit("middle")
+    place.evaluate(worst, under, {"keyword": 15, "pitch": 10})
+    place.evaluate(best, under, {"keyword": 60, "pitch": 40})
+    place.evaluate(middle, under, {"keyword": 30, "pitch": 24})
+    board = place.board(bench)
+    assert [(row.team, row.rank, row.submission_id) for row in board.rows] == [
+        ("best", 1, best),
+        ("middle", 2, middle),
+        ("worst", 3, worst),
+    ]
+    row = board.rows[1]
+    assert (row.cells["keyword"].raw, row.cells["pitch"].raw) == (0.5, 0.6)
+    assert row.cells["pitch"].normalized == pytest.approx(0.5)
+    assert row.score == pytest.approx(0.5)
+    assert row.groups == {"public": 0.5, "hidden": pytest.approx(0.5)}
+    assert row.interval is not None
+    assert row.cells["pitch"].interval is not None
+    assert row.interval.low < 0.5 < row.interval.high
+    assert row.cells["pitch"].interval.low < 0.6 < row.cells["pitch"].interval.high
+    assert [entry.distinct_from_next for entry in board.rows] == [True, True, None]
+    column = board.columns[1]
+    assert (column.name, column.items, column.blind, column.signal) == ("pitch", 40, 0.25, True)
+    assert (column.metric, column.weight, column.worst, column.confound) == ("Accuracy", 3.0, 0.2, "room")
+    assert (board.benchmark, board.track_title, board.seed) == ("tiny", "Understanding", 42)
+    assert board.demonstration == ("stand-in decoder",)
+    assert board.made_at == NOW
+    json.dumps(board.to_json(), allow_nan=False)
+
+
+def test_the_same_board_again_is_the_same(place: Place) -> None:
+    """Intervals come from the board's identity, not from a clock or a global random state."""
+    bench = benchmark()
+    for team, right in (("a", 50), ("b", 20)):
+        place.evaluate(place.submit(team), condition(bench), {"keyword": right, "pitch": 20})
+    first = place.board(bench)
+    np.random.seed(5)  # noqa: NPY002 - the global state is what must not matter
+    assert place.board(bench) == first
+
+
+def test_incomplete_submissions_are_rows_without_rank(place: Place) -> None:
+    """Accepted but not evaluated, failed, or missing one task: below the ranked ones, by team, with what is missing."""
+    bench = benchmark()
+    under = condition(bench)
+    place.submit("refused", check=Status.FAILED)
+    place.submit("waiting")
+    place.evaluate(place.submit("partly"), under, {"keyword": 60})
+    place.evaluate(place.submit("failed"), under, {}, status=Status.FAILED)
+    place.evaluate(place.submit("whole"), under, {"keyword": 10, "pitch": 10})
+    board = place.board(bench)
+    assert [(row.team, row.rank, row.missing) for row in board.rows] == [
+        ("whole", 1, ()),
+        ("failed", None, ("keyword", "pitch")),
+        ("partly", None, ("pitch",)),
+        ("waiting", None, ("keyword", "pitch")),
+    ]
+    partly = board.rows[2]
+    assert (partly.score, partly.interval, partly.groups, list(partly.cells)) == (
+        None,
+        None,
+        {"public": None},
+        ["keyword"],
+    )
+    assert board.rows[0].distinct_from_next is None
+
+
+def test_ties_share_a_rank_and_stand_by_team(place: Place) -> None:
+    """Equal submissions are not told apart, by rank or by difference."""
+    bench = benchmark()
+    for team in ("zebra", "ant"):
+        place.evaluate(place.submit(team), condition(bench), {"keyword": 30, "pitch": 20})
+    rows = place.board(bench).rows
+    assert [(row.team, row.rank, row.distinct_from_next) for row in rows] == [("ant", 1, False), ("zebra", 1, None)]
+
+
+def test_all_accepted_submissions_of_a_team_are_rows(place: Place) -> None:
+    """Two submissions of one team keep their own ids and scores."""
+    bench = benchmark()
+    ids = [place.submit("team"), place.submit("team")]
+    for submission, right in zip(ids, (10, 30), strict=True):
+        place.evaluate(submission, condition(bench), {"keyword": right, "pitch": right})
+    assert [(row.team, row.submission_id) for row in place.board(bench).rows] == [("team", ids[1]), ("team", ids[0])]
+
+
+def test_conditions_never_mix(place: Place) -> None:
+    """Two devices are two boards; on each, who was evaluated on the other only is missing everything."""
+    bench = benchmark()
+    on_cpu, on_gpu = condition(bench), condition(bench, device="H200")
+    first, second = place.submit("first"), place.submit("second")
+    place.evaluate(first, on_cpu, {"keyword": 10, "pitch": 10})
+    place.evaluate(second, on_gpu, {"keyword": 50, "pitch": 30})
+    for under, ranked in ((on_cpu, "first"), (on_gpu, "second")):
+        board = place.board(bench, condition=under.digest[:10])
+        assert board.condition == under
+        assert [row.rank for row in board.rows] == [1, None]
+        assert board.rows[0].team == ranked
+        assert board.rows[1].cells == {}
+
+
+def test_the_default_board(place: Place) -> None:
+    """Fewest reasons to call it a demonstration, then most submissions, then the most recent; listed in that order."""
+    bench = benchmark()
+    shown, two, old, new = (
+        condition(bench, "fewer steps", device="shown"),
+        condition(bench, device="two"),
+        condition(bench, device="old"),
+        condition(bench, device="new"),
+    )
+    a, b = place.submit("a"), place.submit("b")
+    right = {"keyword": 10, "pitch": 10}
+    for submission in (a, b):
+        place.evaluate(submission, shown, right, at=NOW + timedelta(hours=9))
+        place.evaluate(submission, two, right, at=NOW - timedelta(hours=9))
+    place.evaluate(a, old, right, at=NOW + timedelta(hours=1))
+    place.evaluate(a, new, right, at=NOW + timedelta(hours=2))
+    place.evaluate(a, new, right, seed=7, at=NOW + timedelta(hours=3))
+    listed = [
+        (choice.condition.device, choice.seed, choice.submissions) for choice in conditions(place.session, bench, "A")
+    ]
+    assert listed == [("two", 42, 2), ("new", 7, 1), ("new", 42, 1), ("old", 42, 1), ("shown", 42, 2)]
+    assert place.board(bench).condition == two
+    assert place.board(bench, seed=7).seed == 7
+    assert place.board(bench, condition=new.digest, seed=42).seed == 42
+
+
+def test_a_wrong_choice_lists_the_boards(place: Place) -> None:
+    """An unknown condition, one that fits several, or a seed nobody used: usage errors that show what there is."""
+    bench = benchmark()
+    submission = place.submit("a")
+    made = [condition(bench, device=f"gpu{i}") for i in range(20)]
+    for under in made:
+        place.evaluate(submission, under, {"keyword": 10, "pitch": 10})
+    first = [under.digest[0] for under in made]
+    shared = next(digit for digit in first if first.count(digit) > 1)
+    for fields, problem in (
+        ({"condition": "xyz"}, "condition xyz fits no board"),
+        ({"condition": shared}, f"condition {shared} fits more than one board"),
+        ({"seed": 1}, "seed 1 fits no board"),
+    ):
+        with pytest.raises(UsageError, match=problem) as caught:
+            place.board(bench, **fields)
+        assert all(under.digest[:12] in str(caught.value) for under in made)
+
+
+def test_an_older_configuration_is_not_ranked(place: Place) -> None:
+    """After a change of what is measured, earlier evaluations do not count; a changed weight or bound keeps them."""
+    bench = benchmark()
+    place.evaluate(place.submit("a"), condition(bench), {"keyword": 30, "pitch": 20})
+    assert place.board(benchmark(weight=2.0, worst=0.1)).rows[0].rank == 1
+    other = bench.model_copy(update={"recipe": Recipe(steps=5)})
+    assert conditions(place.session, other, "A") == []
+    with pytest.raises(MissingError, match="ranker evaluate"):
+        place.board(other)
+    with pytest.raises(MissingError, match="track B of benchmark tiny"):
+        assemble(place.session, place.home, bench, "B", now=NOW)
+    with pytest.raises(ConfigError, match="it has A, B"):
+        assemble(place.session, place.home, bench, "C", now=NOW)
+
+
+def test_predictions_that_do_not_give_the_score_are_refused(place: Place) -> None:
+    """Gone, unreadable, changed, or of other clips: no board is made of such files, and the message names the file."""
+    bench = benchmark()
+    jobs = [place.evaluate(place.submit(t), condition(bench), {"keyword": 30, "pitch": 20}) for t in ("a", "b")]
+    path = place.home.root / jobs[0].scores[0].predictions
+    items, kept = pd.read_parquet(path), path.read_bytes()
+    items.assign(item=1.0).to_parquet(path)
+    with pytest.raises(OrganizerError, match=r"keyword.parquet: these predictions give 1.0+ on keyword.*0.50"):
+        place.board(bench)
+    items.assign(clip="other").to_parquet(path)
+    with pytest.raises(OrganizerError, match="cannot be compared"):
+        place.board(bench)
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(OrganizerError, match=r"keyword.parquet: is no readable table"):
+        place.board(bench)
+    path.unlink()
+    with pytest.raises(MissingError, match=r"keyword.parquet: the predictions behind the keyword score .* are gone"):
+        place.board(bench)
+    path.write_bytes(kept)
+    assert place.board(bench).rows[0].rank == 1
+
+
+@pytest.mark.parametrize(("right", "signal"), [(60, True), (15, False), (18, False)])
+def test_a_task_without_signal_says_so(place: Place, right: int, signal: bool) -> None:
+    """0.25 is the floor: at the floor, or above by less than the interval, the task tells nothing."""
+    bench = benchmark()
+    place.evaluate(place.submit("a"), condition(bench), {"keyword": right, "pitch": 40})
+    assert place.board(bench).columns[0].signal is signal
+
+
+def test_signal_where_lower_is_better_and_where_there_is_no_floor(place: Place) -> None:
+    """With reversed bounds the interval must lie below the floor; without a floor nothing is said."""
+    bench = benchmark(worst=1.0, best=0.0)
+    job = place.evaluate(place.submit("a"), condition(bench), {"keyword": 30, "pitch": 2})
+    place.evaluate(place.submit("b"), condition(bench), {"keyword": 30, "pitch": 39})
+    assert [column.signal for column in place.board(bench).columns] == [True, True]
+    for score in [score for other in place.session.query(Job) for score in other.scores]:
+        score.blind = None
+    place.session.flush()
+    board = place.board(bench)
+    assert [column.signal for column in board.columns] == [None, None]
+    assert board.rows[0].submission_id == job.submission_id
+
+
+def test_exports_say_the_same_as_the_board(place: Place) -> None:
+    """The flat table and the JSON ranking: best first, empty where there is nothing, and JSON without NaN."""
+    bench = benchmark()
+    place.evaluate(place.submit("a"), condition(bench), {"keyword": 30, "pitch": 20})
+    place.evaluate(place.submit("b"), condition(bench), {"keyword": 30})
+    board = place.board(bench)
+    assert json.loads(json.dumps(ranking_json(board), allow_nan=False)) == {
+        "track": "A",
+        "rows": [
+            {
+                "team": "a",
+                "rank": 1,
+                "score": 0.5,
+                "groups": {"public": 0.5},
+                "tasks": {"keyword": 0.5, "pitch": 0.5},
+                "missing": [],
+            },
+            {
+                "team": "b",
+                "rank": None,
+                "score": None,
+                "groups": {"public": None},
+                "tasks": {"keyword": 0.5, "pitch": None},
+                "missing": ["pitch"],
+            },
+        ],
+    }
+    frame = board.to_frame()
+    names = ["rank", "team", "submission", "score", "score.low", "score.high", "mean.public"]
+    names += [f"{task}{end}" for task in TASKS for end in ("", ".low", ".high")]
+    assert list(frame.columns) == [*names, "missing"]
+    assert frame["rank"].tolist() == [1, pd.NA]
+    cell = board.rows[0].cells["pitch"]
+    assert cell.interval is not None
+    assert frame.loc[0, ["pitch", "pitch.low", "pitch.high"]].tolist() == [0.5, cell.interval.low, cell.interval.high]
+    assert math.isnan(frame["score"][1])
+    assert frame["missing"].tolist() == ["", "pitch"]
+    assert frame.to_csv(index=False).splitlines()[1].startswith("1,a,")
+
+
+def test_demonstration_words_do_not_split_a_board(place: Place) -> None:
+    """The reasons' wording is not part of the condition's identity; the latest wording is shown."""
+    bench = benchmark()
+    under = condition(bench, "old words")
+    place.evaluate(place.submit("a"), under, {"keyword": 30, "pitch": 20})
+    renamed = replace(under, demonstration=("new words",))
+    place.evaluate(place.submit("b"), renamed, {"keyword": 40, "pitch": 20}, at=NOW + timedelta(hours=1))
+    board = place.board(bench)
+    assert [row.rank for row in board.rows] == [1, 2]
+    assert board.demonstration == ("new words",)
