@@ -18,9 +18,9 @@ from ranker.errors import UsageError
 from ranker.home import asset
 
 
-def head_revision() -> str:
-    """The newest revision that this version of ranker knows."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+def head_revision(scripts: Path | None = None) -> str:
+    """The newest revision among `scripts` (None: the folder that ships with ranker)."""
+    head = ScriptDirectory.from_config(_config(scripts)).get_current_head()
     assert head is not None, "alembic/versions is empty"
     return head
 
@@ -31,22 +31,23 @@ def current_revision(engine: Engine) -> str | None:
         return _revision(connection)
 
 
-def migrate(engine: Engine, path: Path) -> Path | None:
-    """Bring the database to `head_revision`; returns where the copy of the old file is, if one had to be made.
+def migrate(engine: Engine, path: Path, scripts: Path | None = None) -> Path | None:
+    """Bring the database to `head_revision(scripts)`; returns where the copy of the old file is, if one had to be made.
 
     All of it is one transaction under the write lock: a kill leaves the old database, and of two processes that open
     it at once, one migrates while the other waits. Raises UsageError if the file is no database, or a newer ranker's.
     """
     try:
-        if current_revision(engine) == head_revision():
+        head = head_revision(scripts)
+        if current_revision(engine) == head:
             return None
         with engine.begin() as connection:
             found = _revision(connection)  # again: another process may have migrated while we waited for the lock
-            if found == head_revision():
+            if found == head:
                 return None
-            _refuse_the_future(found, path)
+            _refuse_the_future(found, head, path, scripts)
             copy = None if found is None else _back_up(path, found)
-            command.upgrade(_config(connection), "head")
+            command.upgrade(_config(scripts, connection), "head")
             return copy
     except DatabaseError as error:
         if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(error.orig, sqlite3.OperationalError):
@@ -57,11 +58,11 @@ def migrate(engine: Engine, path: Path) -> Path | None:
         raise
 
 
-def _refuse_the_future(found: str | None, path: Path) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+def _refuse_the_future(found: str | None, head: str, path: Path, scripts: Path | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config(scripts)).walk_revisions()}
     if found is not None and found not in known:
         raise UsageError(
-            f"{path} is at revision {found}, this ranker knows revisions up to {head_revision()}: "
+            f"{path} is at revision {found}, this ranker knows revisions up to {head}: "
             "a newer ranker wrote it; install that version, or restore an older copy (ranker.db.backup-*)"
         )
 
@@ -70,9 +71,9 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(scripts: Path | None, connection: Connection | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(asset("alembic")).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts or asset("alembic")).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 
@@ -24,7 +24,10 @@ def open_database(home: Home) -> Engine:
     """
     home.root.mkdir(parents=True, exist_ok=True)
     engine = connect(home.database_path)
-    migrate(engine, home.database_path)
+    with ExitStack() as on_failure:
+        on_failure.callback(engine.dispose)
+        migrate(engine, home.database_path)
+        on_failure.pop_all()
     return engine
 
 
