@@ -188,7 +188,8 @@ class _Pool:
         """Start processes in free places until `wanted` run, or no place is free."""
         missing = wanted - len(self._living())
         for slot in [slot for slot in self._slots if slot.process is None][: max(missing, 0)]:
-            slot.errors.truncate(0)
+            slot.errors.seek(0)
+            slot.errors.truncate()
             # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the workers in order.
             slot.process = subprocess.Popen(  # noqa: S603
                 self._arguments,

@@ -1,0 +1,267 @@
+"""The local executor, with real worker processes: every job ends, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from ranker import queue
+from ranker.config import Service
+from ranker.db.models import Job, Submission
+from ranker.db.session import open_database, session
+from ranker.errors import InfraError, OrganizerError
+from ranker.executors.local import _environments, gpus, run
+from ranker.home import Home
+from ranker.types import Fault, JobKind, Status
+
+NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
+TEAM = "a" * 12
+SERVICE = Service(retry_delay_s=0, infra_attempts=3)
+SCRIPT = """
+import os, signal, sys
+from ranker.errors import InfraError, OrganizerError, ParticipantError
+from ranker.job import JobContext, Outcome
+from ranker.types import JobKind
+from ranker.worker import main
+
+def handler(context: JobContext) -> Outcome:
+{body}
+
+if __name__ == "__main__":
+    sys.exit(main(handlers={{JobKind.CHECK: handler}}))
+"""
+GOOD = "return Outcome(result={'attempt': context.claim.attempt, 'pid': os.getpid()})"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(root=tmp_path)
+
+
+@pytest.fixture
+def engine(home: Home) -> Iterator[Engine]:
+    engine = open_database(home)
+    with session(engine) as writing:
+        writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
+    yield engine
+    engine.dispose()
+
+
+def enqueue(engine: Engine, count: int) -> list[int]:
+    with session(engine) as writing:
+        return [
+            queue.enqueue(writing, submission_id=TEAM, kind=JobKind.CHECK, condition=None, seed=seed, now=NOW).id
+            for seed in range(count)
+        ]
+
+
+def command(home: Home, body: str) -> list[str]:
+    script = home.root / "script.py"
+    script.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    ")), encoding="utf-8")
+    return [sys.executable, str(script)]
+
+
+def jobs(engine: Engine) -> list[Job]:
+    with session(engine, read_only=True) as reading:
+        return list(reading.scalars(select(Job).order_by(Job.id)))
+
+
+def test_every_job_is_done_and_only_those_asked_for(engine: Engine, home: Home) -> None:
+    """Attacks the way through with two workers: each given job succeeds once, another stays queued, ticks are heard."""
+    ids = enqueue(engine, 5)
+    ticks = []
+    run(home, SERVICE, ids[:4], workers=2, on_tick=lambda: ticks.append(1), command=command(home, GOOD))
+    found = jobs(engine)
+    assert [job.status for job in found] == [Status.SUCCEEDED] * 4 + [Status.QUEUED]
+    assert {job.attempt for job in found[:4]} == {1}
+    assert len(ticks) >= 2
+
+
+def test_nothing_to_do_starts_nothing(engine: Engine, home: Home) -> None:
+    """Attacks the empty list: no process, no error."""
+    run(home, SERVICE, [], command=["/nowhere/at/all"])
+    ids = enqueue(engine, 1)
+    run(home, SERVICE, ids, command=command(home, GOOD))
+    run(home, SERVICE, ids, command=["/nowhere/at/all"])
+
+
+def test_a_worker_that_dies_is_replaced(engine: Engine, home: Home) -> None:
+    """Attacks with SIGKILL from inside the first attempt of every job: each is done by its second attempt."""
+    ids = enqueue(engine, 2)
+    body = f"if context.claim.attempt == 1: os.kill(os.getpid(), signal.SIGKILL)\n{GOOD}"
+    run(home, SERVICE, ids, workers=1, command=command(home, body))
+    assert [(job.status, job.attempt, job.infra_failures) for job in jobs(engine)] == [(Status.SUCCEEDED, 2, 1)] * 2
+
+
+def test_a_job_that_kills_every_worker_does_not_take_the_others_down(engine: Engine, home: Home) -> None:
+    """Attacks with one poisonous job: given up after the configured attempts, it leaves the other job alone, and the run says so."""
+    ids = enqueue(engine, 2)
+    body = f"if context.claim.seed == 0: os.kill(os.getpid(), signal.SIGKILL)\n{GOOD}"
+    with pytest.raises(InfraError, match="1 of 2 jobs failed by no fault of their team"):
+        run(home, SERVICE, ids, workers=1, command=command(home, body))
+    assert [(job.status, job.attempt) for job in jobs(engine)] == [(Status.FAILED, 3), (Status.SUCCEEDED, 1)]
+
+
+def test_workers_that_cannot_start_are_not_started_for_ever(engine: Engine, home: Home) -> None:
+    """Attacks a broken installation: the run ends with the worker's last words, the job stays queued."""
+    ids = enqueue(engine, 1)
+    broken = [sys.executable, "-c", "raise SystemExit('no module named wisdom')"]
+    with pytest.raises(
+        InfraError, match=r"3 workers in a row ended .*exit status 1: no module named wisdom; run `ranker doctor`"
+    ):
+        run(home, SERVICE, ids, workers=1, command=broken)
+    assert [(job.status, job.attempt) for job in jobs(engine)] == [(Status.QUEUED, 0)]
+
+
+def test_a_participants_failure_is_no_failure_of_the_run(engine: Engine, home: Home) -> None:
+    """Attacks blame: the run ends well, and the job says whose fault it was."""
+    ids = enqueue(engine, 2)
+    run(home, SERVICE, ids, workers=1, command=command(home, "raise ParticipantError(['It is broken.'])"))
+    assert [(job.status, job.fault) for job in jobs(engine)] == [(Status.FAILED, Fault.PARTICIPANT)] * 2
+
+
+def test_an_organizers_fault_stops_all_workers(engine: Engine, home: Home) -> None:
+    """Attacks the loud stop: the other worker gives its job back, nothing else is begun, the error says why."""
+    ids = enqueue(engine, 4)
+    body = """
+        others = context.home.root / "other"
+        if context.claim.seed == 0:
+            while not others.exists(): os.sched_yield()
+            raise OrganizerError("labels are missing")
+        others.touch()
+        while True: os.sched_yield()
+    """
+    with pytest.raises(OrganizerError, match=r"job 1 .* stopped the queue: labels are missing"):
+        run(home, SERVICE, ids, workers=2, command=command(home, body))
+    assert [job.status for job in jobs(engine)] == [Status.FAILED] + [Status.QUEUED] * 3
+    assert [job.infra_failures for job in jobs(engine)] == [0] * 4
+
+
+def test_an_interruption_gives_the_jobs_back(engine: Engine, home: Home) -> None:
+    """Attacks Ctrl-C in the executor: workers are gone afterwards, their jobs queued without penalty."""
+    ids = enqueue(engine, 2)
+    seen = []
+
+    def interrupt() -> None:
+        running = [job.worker for job in jobs(engine) if job.worker is not None]
+        if running and (home.root / "begun").exists():
+            seen.extend(running)
+            raise KeyboardInterrupt
+
+    body = "(context.home.root / 'begun').touch()\nwhile True: os.sched_yield()"
+    with pytest.raises(KeyboardInterrupt):
+        run(home, SERVICE, ids, workers=1, on_tick=interrupt, command=command(home, body))
+    assert [queue.is_dead_here(worker) for worker in seen] == [True]
+    assert [(job.status, job.infra_failures) for job in jobs(engine)] == [(Status.QUEUED, 0)] * 2
+
+
+def test_a_worker_that_hangs_loses_its_place(engine: Engine, home: Home) -> None:
+    """Attacks a process that is stopped without dying: its lease ends, it is killed, attempt 2 does the job."""
+    ids = enqueue(engine, 1)
+    body = f"if context.claim.attempt == 1: os.kill(os.getpid(), signal.SIGSTOP)\n{GOOD}"
+    run(home, SERVICE.model_copy(update={"lease_s": 2.0}), ids, workers=1, command=command(home, body))
+    done = jobs(engine)[0]
+    assert (done.status, done.attempt, (done.result or {})["attempt"]) == (Status.SUCCEEDED, 2, 2)
+
+
+def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Home) -> None:
+    """Attacks with SIGKILL on the executor in the middle of a job: the same call again finishes it."""
+    ids = enqueue(engine, 2)
+    body = f"""
+        if context.claim.attempt == 1 and context.claim.seed == 0:
+            (context.home.root / "begun").touch()
+            while True: os.sched_yield()
+        {GOOD}
+    """
+    worker = command(home, body)
+    code = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from ranker.config import Service
+        from ranker.executors.local import run
+        from ranker.home import Home
+        run(Home(root=Path({str(home.root)!r})), Service(retry_delay_s=0), {ids!r}, workers=1, command={worker!r})
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as executor:
+        while not (home.root / "begun").exists():
+            assert executor.poll() is None
+        executor.send_signal(signal.SIGKILL)
+    run(home, SERVICE, ids, workers=1, command=worker)
+    assert [(job.status, job.attempt) for job in jobs(engine)] == [(Status.SUCCEEDED, 2), (Status.SUCCEEDED, 1)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 1000])
+def test_all_workers_together_have_no_more_threads_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Attacks oversubscription: threads times workers is at most the cores, and each has one at least."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    cores = len(os.sched_getaffinity(0))
+    environments = _environments(SERVICE, workers, jobs=1000)
+    threads = [int(environment["OMP_NUM_THREADS"]) for environment in environments]
+    assert len(threads) == min(workers, cores)
+    assert min(threads) >= 1
+    assert sum(threads) <= cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert {environment["OMP_NUM_THREADS"] for environment in _environments(SERVICE, workers, jobs=1000)} == {"1"}
+
+
+def driver(folder: Path, answer: str, status: int = 0) -> str:
+    """A folder with a program named nvidia-smi that answers like the driver's."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\nexit {status}\n", encoding="ascii")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(folder)
+
+
+TWO_GPUS = "GPU-11aa, NVIDIA H200\nGPU-22bb, NVIDIA H200, odd name"
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["GPU-11aa", "GPU-22bb"]),
+        ("", []),
+        ("1", ["GPU-22bb"]),
+        ("1,0", ["GPU-22bb", "GPU-11aa"]),
+        ("GPU-22", ["GPU-22bb"]),
+        ("0,-1,1", ["GPU-11aa"]),
+        ("GPU", []),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_see(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, expected: list[str]
+) -> None:
+    """Attacks CUDA_VISIBLE_DEVICES: indices, beginnings of UUIDs, order, an end at what is no device."""
+    monkeypatch.setenv("PATH", driver(tmp_path, TWO_GPUS), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.uuid for gpu in gpus()] == expected
+
+
+def test_there_is_one_worker_per_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Attacks placement: each worker sees one GPU, by its UUID, and no two the same."""
+    monkeypatch.setenv("PATH", driver(tmp_path, TWO_GPUS), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = [each["CUDA_VISIBLE_DEVICES"] for each in _environments(SERVICE, None, jobs=10)]
+    assert seen == ["GPU-11aa", "GPU-22bb"][: len(os.sched_getaffinity(0))]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in _environments(SERVICE, 1, jobs=10)] == ["GPU-11aa"]
+
+
+def test_a_driver_that_fails_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Attacks `No devices were found`, which nvidia-smi prints where the names would be."""
+    monkeypatch.setenv("PATH", driver(tmp_path, "No devices were found", status=6), prepend=os.pathsep)
+    assert gpus() == ()
