@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,17 @@ def is_built(root: Path, version: int | None = None) -> bool:
 
 
 def build(
-    root: Path, make: Callable[[Path, ProgressHook], None], *, version: int, progress: ProgressHook = lambda *_: None
+    root: Path,
+    make: Callable[[Path, ProgressHook], Mapping[str, Any] | None],
+    *,
+    version: int,
+    progress: ProgressHook = lambda *_: None,
 ) -> str:
     """Let `make` fill a new folder with shards, describe them, and put the folder at `root`; returns its digest.
 
     An older benchmark at `root` stays until the new one is whole. Builders of one benchmark wait for each other.
-    `progress` is called with what is done and the total, in the builder's own unit.
+    `progress` is called with what is done and the total, in the builder's own unit. What `make` returns (plain values:
+    for example the versions of what it read) is kept in the manifest as `made_from`, outside the digest.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     with _only_builder(root):
@@ -47,8 +52,8 @@ def build(
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         fresh.mkdir()
-        make(fresh, progress)
-        manifest = _describe(fresh, root.name, version)
+        made_from = make(fresh, progress)
+        manifest = {**_describe(fresh, root.name, version), "made_from": made_from}
         _write_durably(fresh / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         if root.exists():
             root.rename(old)
@@ -71,6 +76,11 @@ def data_digest(root: Path, patterns: Sequence[str]) -> str:
                 f"benchmark {root.name}: shard {name} is not in {root / MANIFEST}; run `ranker data build {root.name}`"
             )
     return digest_json({name: shards[name]["sha256"] for name in names})
+
+
+def digest(root: Path) -> str:
+    """The digest of a built benchmark. Raises MissingError where it is not built."""
+    return str(_manifest(root)["digest"])
 
 
 def verify(root: Path) -> list[str]:
