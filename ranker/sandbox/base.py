@@ -14,6 +14,8 @@ import numpy.typing as npt
 from ranker.config import Limits
 from ranker.types import EncoderSource, SandboxName
 
+SAMPLE_RATE_HZ = 16_000
+
 Audio = npt.NDArray[np.float32]  # (T,) mono, 16 kHz
 Features = npt.NDArray[np.float32]  # (T', D)
 
@@ -31,16 +33,22 @@ class Availability:
 class EncoderSpec:
     """One encoder to be served: an unpacked submission tree (mounted read-only) and which class in it.
 
-    `seed` seeds Python, numpy and torch before the submission is imported.
+    `seed` seeds Python, numpy and torch before the submission is imported. `threads` is the number of CPU threads
+    (None: as many as the limits' `cpus`, rounded up). `max_frames` bounds the features of one clip (None: the recipe's
+    default).
     """
 
     tree: Path
     source: EncoderSource
     seed: int = 42
+    threads: int | None = None
+    max_frames: int | None = None
 
 
 class Encoder(Protocol):
-    """A running encoder. Every method raises ParticipantError (theirs) or InfraError (ours), and nothing else on purpose."""
+    """A running encoder. Every method raises ParticipantError (theirs) or InfraError (ours), and nothing else on
+    purpose.
+    """
 
     @property
     def output_dim(self) -> int:
@@ -50,11 +58,12 @@ class Encoder(Protocol):
     def attribute(self) -> str:
         """Name of the encoder class that was found."""
 
-    def encode(self, clips: Sequence[Audio], *, seeds: Sequence[int] | None = None) -> list[Features]:
+    def encode(self, clips: Sequence[Audio], *, seed: int | None = None) -> list[Features]:
         """Encode clips in one call of the encoder, right-padded to the longest, with a mask that is 1 on the samples.
 
-        clips: B arrays (T_i,), float32, 16 kHz. Returns B arrays (T'_i, D) float32, finite, masked frames dropped.
-        `seeds`: the sandbox re-seeds from the first clip's digest before each call unless told otherwise.
+        clips: B arrays (T_i,), float32, 16 kHz. Returns B arrays (T'_i, D) float32, finite, masked frames dropped. One
+        clip is the canonical call: no padding, a mask of ones. Python, numpy and torch are seeded before each call,
+        from the first clip's samples unless `seed` is given. An exception or a violation leaves the encoder usable.
         """
 
 
@@ -69,4 +78,8 @@ class Sandbox(Protocol):
         """Try the backend, cheaply (under a second); never raises."""
 
     def start(self, spec: EncoderSpec, limits: Limits) -> AbstractContextManager[Encoder]:
-        """Start the encoder server for `spec` under `limits`; leaving the context kills everything that it started."""
+        """Start the encoder server for `spec` under `limits`; leaving the context kills everything that it started.
+
+        Raises ParticipantError with every way in which the loaded encoder breaks its contract, MissingError if the
+        backend cannot run here, InfraError if it failed.
+        """

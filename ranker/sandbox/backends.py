@@ -1,0 +1,48 @@
+"""Which sandbox to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ranker.errors import MissingError
+from ranker.sandbox.bubblewrap import Bubblewrap
+from ranker.sandbox.none import NoSandbox
+from ranker.sandbox.serving import ServedSandbox
+from ranker.types import SandboxName
+
+
+def backend(name: SandboxName, *, image: str, home: Path | None = None) -> ServedSandbox:
+    """The named backend, tried or not; AUTO is no backend."""
+    if name is SandboxName.DOCKER:
+        from ranker.sandbox.docker import DockerSandbox  # noqa: PLC0415  imports requests, which is slow
+
+        return DockerSandbox(image=image, hidden=home)
+    if name is SandboxName.BUBBLEWRAP:
+        return Bubblewrap(hidden=home)
+    if name is SandboxName.NONE:
+        return NoSandbox(hidden=home)
+    raise ValueError(f"{name} is no backend")
+
+
+def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> ServedSandbox:
+    """A backend that works here; nothing is started yet. `home` is the organizer's folder, which no encoder may see.
+
+    AUTO tries docker, then bubblewrap; never none. Containers that a dead process of ours left behind are removed.
+    Raises MissingError saying what to install.
+    """
+    names = (SandboxName.DOCKER, SandboxName.BUBBLEWRAP) if name is SandboxName.AUTO else (name,)
+    reasons = []
+    for candidate in names:
+        sandbox = backend(candidate, image=image, home=home)
+        availability = sandbox.available()
+        if availability.ok:
+            if candidate is SandboxName.DOCKER:
+                from ranker.sandbox.docker import reap_orphans  # noqa: PLC0415  as above
+
+                reap_orphans()
+            return sandbox
+        reasons.append(f"{candidate}: {availability.reason}")
+    raise MissingError(
+        f"there is no sandbox to run an encoder in ({'; '.join(reasons)}); "
+        "for code that you wrote yourself, and for no other, `--sandbox none` runs it without one"
+    )

@@ -1,0 +1,148 @@
+"""Confinement by bubblewrap: own namespaces, a read-only world of a few folders, a seccomp filter, a control group.
+
+As root, the server keeps the right to change its user for as long as it takes to become user 10001; as anyone else it
+lives in a user namespace. Memory and processes are limited by a control group where one can be made, else by rlimits,
+which hold for each process alone and are weaker: Docker is the first choice.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ranker.config import Limits
+from ranker.errors import MissingError
+from ranker.sandbox import seccomp
+from ranker.sandbox.base import Availability
+from ranker.sandbox.cgroup import Cgroup, cgroup
+from ranker.sandbox.child import running
+from ranker.sandbox.client import Confined
+from ranker.sandbox.environment import (
+    OPEN_FILES,
+    SERVER,
+    SOCKET,
+    SUBMISSION,
+    UID,
+    Launch,
+    covered,
+    python_folders,
+    server_file,
+)
+from ranker.sandbox.serving import ServedSandbox
+from ranker.types import SandboxName
+
+# Address space that torch and its threads reserve without using it.
+ADDRESS_SPACE_SLACK = 8 * 2**30
+
+
+class Bubblewrap(ServedSandbox):
+    """The backend for machines without Docker."""
+
+    name = SandboxName.BUBBLEWRAP
+
+    def available(self) -> Availability:
+        """Confine /bin/true; never raises."""
+        if shutil.which("bwrap") is None:
+            return Availability(ok=False, reason="bubblewrap is not installed; install the system's package bubblewrap")
+        try:
+            version = _run(["bwrap", "--version"]).stdout.split()[-1]
+            tried = _run([*_namespaces(), "--ro-bind", "/usr", "/usr", *_links(), "/usr/bin/true"])
+            seccomp.library()
+        except MissingError as error:
+            return Availability(ok=False, reason=str(error))
+        except (OSError, subprocess.TimeoutExpired, IndexError) as error:
+            return Availability(ok=False, reason=f"bubblewrap cannot be run: {error}")
+        if tried.returncode != 0:
+            reason = (
+                f"bubblewrap cannot make namespaces here ({tried.stderr.strip()}); allow unprivileged user namespaces"
+            )
+            return Availability(ok=False, reason=reason)
+        return Availability(ok=True, version=version)
+
+    @contextmanager
+    def launch(self, launch: Launch) -> Iterator[Confined]:
+        """Start the server. bwrap itself starts under an empty environment, since /proc/1/environ would show ours."""
+        with cgroup(launch.limits) as group:
+            file = seccomp.compiled_filter()
+            try:
+                inner = shlex.join(_command(launch, group, file))
+                with running(
+                    ["/bin/sh", "-c", f"{group.entry_command() if group else ''}exec {inner}"],
+                    environment={},
+                    folder=Path("/"),
+                    log_bytes=launch.limits.log_kb * 1024,
+                    pass_fds=(file,),
+                    out_of_memory=group.out_of_memory if group else lambda: False,
+                ) as child:
+                    yield child
+            finally:
+                os.close(file)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    # Every word of the command is ours.
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, timeout=10, check=False, env={"PATH": os.defpath}
+    )
+
+
+def _namespaces() -> list[str]:
+    bwrap = shutil.which("bwrap") or "bwrap"
+    flags = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    flags += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "encoder"]
+    if os.geteuid() == 0:
+        return [*flags, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    return [*flags, "--unshare-user", "--uid", str(UID), "--gid", str(UID), "--cap-drop", "ALL"]
+
+
+def _links() -> list[str]:
+    """/bin, /lib and so on as this system has them: links into /usr, or folders of their own."""
+    flags: list[str] = []
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/") / name
+        if path.is_symlink():
+            flags += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            flags += ["--ro-bind", str(path), str(path)]
+    return flags
+
+
+def _command(launch: Launch, group: Cgroup | None, seccomp_file: int) -> list[str]:
+    folders = python_folders()
+    flags = [*_namespaces(), *_links(), *_parents([*folders, Path("/etc"), Path(SUBMISSION), Path(SERVER).parent])]
+    shown = [(folder, ["--ro-bind", str(folder), str(folder)]) for folder in folders]
+    shown += [(folder, ["--tmpfs", str(folder)]) for folder in covered(folders, launch.hidden)]
+    for _, mount in sorted(shown, key=lambda pair: len(pair[0].parts)):
+        flags += mount
+    flags += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev"]
+    flags += ["--perms", "1777", "--size", str(launch.limits.scratch_mb * 2**20), "--tmpfs", "/tmp"]  # noqa: S108
+    flags += ["--ro-bind", str(launch.tree), SUBMISSION, "--ro-bind", str(server_file()), SERVER]
+    flags += ["--ro-bind", str(launch.socket), SOCKET, "--remount-ro", "/dev", "--remount-ro", "/"]
+    for name, value in launch.environment().items():
+        flags += ["--setenv", name, value]
+    flags += ["--seccomp", str(seccomp_file), "--chdir", SUBMISSION]
+    server = [sys.executable, "-P", "-s", SERVER, *launch.arguments(tree=SUBMISSION, socket=SOCKET), "--uid", str(UID)]
+    for limit in _rlimits(launch.limits, group):
+        server += ["--rlimit", limit]
+    return [*flags, *server]
+
+
+def _parents(folders: list[Path]) -> list[str]:
+    """The folders above the mounts, for all to pass: bwrap itself would make them for root alone where root's own are
+    so.
+    """
+    wanted = {folder for folder in folders for folder in (folder, *folder.parents)} - {Path("/"), Path("/usr")}
+    return [word for folder in sorted(wanted) for word in ("--perms", "0755", "--dir", str(folder))]
+
+
+def _rlimits(limits: Limits, group: Cgroup | None) -> list[str]:
+    found = [f"NOFILE={OPEN_FILES}", "CORE=0"]
+    if group is None:
+        found += [f"NPROC={limits.pids}", f"AS={int(limits.memory_gb * 2**30) + ADDRESS_SPACE_SLACK}"]
+    return found

@@ -1,0 +1,131 @@
+"""A control group for one sandbox: memory, processes and CPU time, on cgroup v1 or v2, where this process may make
+one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ranker.config import Limits
+
+ROOT = Path("/sys/fs/cgroup")
+PARENT = "ranker"
+PERIOD_US = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cgroup:
+    """The group's folders: one under v2, one per controller under v1."""
+
+    folders: tuple[Path, ...]
+
+    def entry_command(self) -> str:
+        """Shell words that move the shell itself into the group."""
+        return "".join(f"echo $$ > '{folder}/cgroup.procs' && " for folder in self.folders)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something in the group for its memory limit."""
+        for folder in self.folders:
+            for name in ("memory.events", "memory.oom_control"):
+                with contextlib.suppress(OSError):
+                    for line in (folder / name).read_text().splitlines():
+                        key, _, value = line.partition(" ")
+                        if key == "oom_kill" and int(value) > 0:
+                            return True
+        return False
+
+
+def _values_v2(limits: Limits) -> dict[str, str]:
+    return {
+        "memory.max": str(int(limits.memory_gb * 2**30)),
+        "memory.swap.max": "0",
+        "pids.max": str(limits.pids),
+        "cpu.max": f"{int(limits.cpus * PERIOD_US)} {PERIOD_US}",
+    }
+
+
+def _values_v1(limits: Limits) -> dict[str, dict[str, str]]:
+    memory = str(int(limits.memory_gb * 2**30))
+    return {
+        "memory": {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory},
+        "pids": {"pids.max": str(limits.pids)},
+        "cpu": {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(int(limits.cpus * PERIOD_US))},
+    }
+
+
+# Without these the group would not limit what it is for; swap accounting and CPU quota are not in every kernel.
+_REQUIRED = {"memory.max", "pids.max", "memory.limit_in_bytes"}
+
+
+@contextmanager
+def cgroup(limits: Limits) -> Iterator[Cgroup | None]:
+    """A new group with these limits, removed at the end with all that is in it; None where none can be made."""
+    name = f"{PARENT}/{uuid.uuid4().hex}"
+    made: list[Path] = []
+    try:
+        try:
+            _make(name, limits, made)
+            group = Cgroup(folders=tuple(made))
+        except OSError:
+            _remove(made)
+            made.clear()
+            yield None
+            return
+        yield group
+    finally:
+        _remove(made)
+
+
+def _make(name: str, limits: Limits, made: list[Path]) -> None:
+    if os.geteuid() != 0:
+        raise PermissionError("only root may make control groups")
+    if (ROOT / "cgroup.controllers").exists():
+        parent = ROOT / PARENT
+        parent.mkdir(exist_ok=True)
+        for folder in (ROOT, parent):
+            with contextlib.suppress(OSError):
+                (folder / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        _fill(ROOT / name, _values_v2(limits), made)
+        return
+    for controller, values in _values_v1(limits).items():
+        if not (ROOT / controller / "cgroup.procs").exists():
+            raise FileNotFoundError(f"there is no controller {controller}")
+        _fill(ROOT / controller / name, values, made)
+
+
+def _fill(folder: Path, values: dict[str, str], made: list[Path]) -> None:
+    folder.mkdir(parents=True)
+    made.append(folder)
+    for file, value in values.items():
+        try:
+            (folder / file).write_text(value)
+        except OSError:
+            if file in _REQUIRED:
+                raise
+
+
+def _remove(folders: list[Path]) -> None:
+    """Kill what is still in the group and remove it. A folder is busy until the last process is quite gone."""
+    for folder in folders:
+        for _ in range(200):
+            with contextlib.suppress(OSError, ValueError):
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+            try:
+                folder.rmdir()
+                break
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.01)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # the last one leaves nothing of ours behind

@@ -1,0 +1,101 @@
+"""A server that runs as our own child process: how it ended, and the end of what it printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ranker.errors import InfraError
+from ranker.sandbox.faults import Ending
+
+NATURAL_DEATH_S = 5.0
+
+
+class Child:
+    """A process in a session of its own. Implements `client.Confined`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_bytes: int, out_of_memory: Callable[[], bool]) -> None:
+        self._process = process
+        self._log = b""
+        self._log_bytes = log_bytes
+        self._out_of_memory = out_of_memory
+        self._reader = threading.Thread(target=self._drain, name="sandbox-log", daemon=True)
+        self._reader.start()
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def end(self, *, kill: bool) -> Ending:
+        """Let it finish dying, or kill its whole session, and say how it ended."""
+        killed = False
+        if not kill:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(NATURAL_DEATH_S)
+        if self.alive():
+            killed = True
+            self._kill()
+        code = self._process.wait()
+        self._reader.join(1.0)
+        return Ending(
+            exit_code=128 - code if code < 0 else code,
+            killed_by_us=killed,
+            out_of_memory=self._out_of_memory(),
+            log=self._log.decode("utf-8", "replace"),
+        )
+
+    def close(self) -> None:
+        """End it, whatever it does, and leave no thread or pipe behind."""
+        self.end(kill=True)
+        if not self._reader.is_alive() and self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _drain(self) -> None:
+        """Keep reading, so that it never blocks on a full pipe, and keep the end only, so that it fills no disk of
+        ours.
+        """
+        stream = self._process.stdout
+        assert stream is not None
+        while part := os.read(stream.fileno(), 65536):
+            self._log = (self._log + part)[-self._log_bytes :]
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    *,
+    environment: dict[str, str],
+    folder: Path,
+    log_bytes: int,
+    pass_fds: Sequence[int] = (),
+    out_of_memory: Callable[[], bool] = lambda: False,
+) -> Iterator[Child]:
+    """Start `command` with exactly this environment. Raises InfraError if it cannot be started."""
+    try:
+        process = subprocess.Popen(  # noqa: S603  every word of the command is ours
+            list(command),
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise InfraError(f"{command[0]} cannot be started: {error}") from error
+    child = Child(process, log_bytes, out_of_memory)
+    try:
+        yield child
+    finally:
+        child.close()

@@ -1,0 +1,232 @@
+"""Our end of the socket: sends clips, believes nothing that comes back, and turns every surprise into somebody's
+fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
+
+from ranker.config import Limits, Recipe
+from ranker.errors import ParticipantError
+from ranker.sandbox import wire
+from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
+from ranker.sandbox.contract import MAX_OUTPUT_DIM, CallReport, FileReport, LoadReport, split_features
+from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence
+from ranker.types import EncoderSource
+
+DEFAULT_MAX_FRAMES: int = Recipe.model_fields["max_frames"].default
+Report = TypeVar("Report", bound=BaseModel)
+
+
+class Confined(Protocol):
+    """A server process that a backend started."""
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+    def end(self, *, kill: bool) -> Ending:
+        """Let it finish dying, or kill it, and say how it ended. May be called again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of the encoder: what the server reported, and the features that could be read, with what is wrong with
+    them.
+    """
+
+    report: CallReport
+    features: list[Features]
+    violations: list[str]
+
+
+class EncoderClient:
+    """A server that answered, and (after `load`) its encoder. Implements `base.Encoder`."""
+
+    def __init__(
+        self, connection: socket.socket, process: Confined, limits: Limits, *, max_frames: int = DEFAULT_MAX_FRAMES
+    ) -> None:
+        self._connection = connection
+        self._process = process
+        self._limits = limits
+        self._max_frames = max_frames
+        self._loaded: LoadReport | None = None
+
+    @property
+    def loaded(self) -> LoadReport:
+        """What `load` found; a programming error before it."""
+        if self._loaded is None:
+            raise RuntimeError("load() has not been called")
+        return self._loaded
+
+    @property
+    def output_dim(self) -> int:
+        """D, the size of one feature frame."""
+        if self.loaded.output_dim is None:
+            raise RuntimeError("the encoder has no output_dim; its violations were not looked at")
+        return self.loaded.output_dim
+
+    @property
+    def attribute(self) -> str:
+        """Name of the encoder class that was found."""
+        if self.loaded.attribute is None:
+            raise RuntimeError("no encoder class was found; the violations were not looked at")
+        return self.loaded.attribute
+
+    def greet(self, timeout_s: float) -> None:
+        """Wait for the server's first words: no submitted code has run yet. Raises InfraError or OrganizerError."""
+        self._receive(Phase.STARTING, max_payload=0, deadline=time.monotonic() + timeout_s)
+
+    def inspect(self, file: str, timeout_s: float) -> FileReport:
+        """Have one Python file of the root folder imported in a process of its own, and its candidates listed."""
+        request = {"op": "inspect", "file": file, "timeout_s": timeout_s}
+        header, _ = self._ask(
+            Phase.INSPECTING, request, timeout_s=timeout_s + self._limits.call_timeout_s, subject=f"({file})"
+        )
+        return self._parse(FileReport, header, Phase.INSPECTING)
+
+    def load(self, source: EncoderSource) -> LoadReport:
+        """Import and construct the encoder. Violations stand in the report; raises only if the server did not
+        survive.
+        """
+        request = {"op": "load", "module": source.module, "attribute": source.attribute}
+        header, _ = self._ask(Phase.LOADING, request, timeout_s=self._limits.load_timeout_s)
+        report = self._parse(LoadReport, header, Phase.LOADING)
+        self._loaded = report
+        return report
+
+    def encode(self, clips: Sequence[Audio], *, seed: int | None = None) -> list[Features]:
+        """See `base.Encoder.encode`. Raises ParticipantError with every violation of this call."""
+        call = self.call(clips, seed=seed)
+        if call.violations:
+            raise ParticipantError(call.violations)
+        return call.features
+
+    def call(self, clips: Sequence[Audio], *, seed: int | None = None, with_mask: bool = True) -> Call:
+        """One call, violations reported instead of raised; raises only if the server did not survive it."""
+        lengths = [len(clip) for clip in clips]
+        if not lengths or min(lengths) == 0:
+            raise ValueError("each call needs at least one clip, and each clip at least one sample")
+        request = {
+            "op": "encode",
+            "lengths": lengths,
+            "mask": with_mask,
+            "seed": clip_seed(clips[0]) if seed is None else seed,
+            "max_frames": self._max_frames,
+        }
+        subject = _words(lengths)
+        size = self.loaded.output_dim if self.loaded.output_dim is not None else MAX_OUTPUT_DIM
+        bound = len(clips) * self._max_frames * (min(size, MAX_OUTPUT_DIM) + 1) * 4
+        header, numbers = self._ask(
+            Phase.ENCODING,
+            request,
+            clips=clips,
+            max_payload=bound,
+            timeout_s=self._limits.call_timeout_s,
+            subject=subject,
+        )
+        report = self._parse(CallReport, header, Phase.ENCODING)
+        return self._judge_call(report, numbers, len(clips), subject)
+
+    def _judge_call(self, report: CallReport, numbers: npt.NDArray[np.float32], batch: int, subject: str) -> Call:
+        if report.error is not None:
+            if is_allocation_failure(f"{report.error.type}: {report.error.message}"):
+                sentence = memory_sentence(f"while it encoded {subject}: {report.error.words()}", self._limits)
+            else:
+                sentence = f"the encoder raised an exception on {subject}: {report.error.words()}"
+            return Call(report=report, features=[], violations=[sentence])
+        dim = self.loaded.output_dim
+        found = report.violations(batch=batch, output_dim=dim, max_frames=self._max_frames)
+        if found or report.features is None:
+            return Call(report=report, features=[], violations=[f"on {subject}, {violation}" for violation in found])
+        rows, frames, size = report.features.shape
+        wanted = rows * frames * (size + (report.mask is not None))
+        if not report.sent or numbers.size != wanted:
+            raise self._fail(
+                Seen.NONSENSE, Phase.ENCODING, f"{numbers.size} numbers came where {wanted} were announced"
+            )
+        features = numbers[: rows * frames * size].reshape(rows, frames, size)
+        mask = numbers[rows * frames * size :].reshape(rows, frames) if report.mask is not None else None
+        kept, found = split_features(features, mask)
+        return Call(report=report, features=kept, violations=[f"on {subject}, {violation}" for violation in found])
+
+    def _ask(
+        self,
+        phase: Phase,
+        request: dict[str, Any],
+        *,
+        clips: Sequence[Audio] = (),
+        max_payload: int = 0,
+        timeout_s: float,
+        subject: str = "",
+    ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+        deadline = time.monotonic() + timeout_s
+        try:
+            wire.send(self._connection, request, clips, deadline=deadline)
+        except wire.LateError as error:
+            raise self._fail(Seen.LATE, phase, str(error), subject) from None
+        except wire.ClosedError as error:
+            raise self._fail(Seen.CLOSED, phase, str(error), subject) from None
+        return self._receive(phase, max_payload=max_payload, deadline=deadline, subject=subject)
+
+    def _receive(
+        self, phase: Phase, *, max_payload: int, deadline: float, subject: str = ""
+    ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+        try:
+            return wire.receive(self._connection, max_payload=max_payload, deadline=deadline)
+        except wire.LateError as error:
+            raise self._fail(Seen.LATE, phase, str(error), subject) from None
+        except wire.ClosedError as error:
+            raise self._fail(Seen.CLOSED, phase, str(error), subject) from None
+        except wire.WireError as error:
+            raise self._fail(Seen.NONSENSE, phase, str(error), subject) from None
+
+    def _parse(self, model: type[Report], header: dict[str, Any], phase: Phase) -> Report:
+        try:
+            return model.model_validate(header)
+        except ValidationError as error:
+            fields = ", ".join(sorted({".".join(map(str, mistake["loc"]))[:80] for mistake in error.errors()})[:5])
+            raise self._fail(Seen.NONSENSE, phase, f"its report has wrong fields ({fields})") from None
+
+    def _fail(self, seen: Seen, phase: Phase, detail: str, subject: str = "") -> Exception:
+        """End the process and say whose fault it was."""
+        self._connection.close()
+        ending = self._process.end(kill=seen is not Seen.CLOSED)
+        return judge(seen, phase, ending, self._limits, subject=subject, detail=detail).error()
+
+
+def clip_seed(clip: Audio) -> int:
+    """The seed for a call that begins with this clip: from its samples alone, so that no order of calls can matter."""
+    digest = hashlib.sha256(np.ascontiguousarray(clip, dtype="<f4").tobytes()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def accept(listener: socket.socket, process: Confined, limits: Limits, timeout_s: float) -> socket.socket:
+    """The server's connection. Raises InfraError if the process ends, or the time passes, before it has connected."""
+    deadline = time.monotonic() + timeout_s
+    listener.settimeout(0.25)
+    while time.monotonic() < deadline:
+        try:
+            return listener.accept()[0]
+        except TimeoutError:
+            if not process.alive():
+                break
+    seen = Seen.LATE if process.alive() else Seen.CLOSED
+    raise judge(seen, Phase.STARTING, process.end(kill=True), limits).error()
+
+
+def _words(lengths: Sequence[int]) -> str:
+    seconds = max(lengths) / SAMPLE_RATE_HZ
+    return (
+        f"a clip of {seconds:.2f} s"
+        if len(lengths) == 1
+        else f"a batch of {len(lengths)} clips of up to {seconds:.2f} s"
+    )

@@ -1,0 +1,40 @@
+"""No confinement: the encoder server as a plain process of the same user. For one's own code only, and only when
+asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ranker.sandbox.base import Availability
+from ranker.sandbox.child import running
+from ranker.sandbox.client import Confined
+from ranker.sandbox.environment import Launch, server_file
+from ranker.sandbox.serving import ServedSandbox
+from ranker.types import SandboxName
+
+
+class NoSandbox(ServedSandbox):
+    """The same server and client, and the same environment variables, but nothing that would stop hostile code."""
+
+    name = SandboxName.NONE
+
+    def available(self) -> Availability:
+        """Always."""
+        return Availability(ok=True, version="no confinement")
+
+    @contextmanager
+    def launch(self, launch: Launch) -> Iterator[Confined]:
+        """Start the server as a child process; memory, processes and files are not limited."""
+        arguments = launch.arguments(tree=str(launch.tree), socket=str(launch.socket))
+        with tempfile.TemporaryDirectory(prefix="ranker-scratch-") as scratch:
+            command = [sys.executable, "-P", "-s", str(server_file()), *arguments]
+            environment = {**launch.environment(), "HOME": scratch, "TMPDIR": scratch}
+            with running(
+                command, environment=environment, folder=Path(scratch), log_bytes=launch.limits.log_kb * 1024
+            ) as child:
+                yield child

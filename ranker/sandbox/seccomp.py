@@ -1,0 +1,98 @@
+"""Compiles docker/seccomp.json to a kernel filter for bubblewrap, through the system's libseccomp (Docker does it
+itself).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ranker.errors import MissingError
+from ranker.home import asset
+
+# libseccomp's seccomp.h
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+_KILL_PROCESS = 0x80000000
+_ATTRIBUTE_BAD_ARCHITECTURE = 2
+_COMPARE = {"SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}
+_EPERM = 1
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = (
+        ("argument", ctypes.c_uint),
+        ("operator", ctypes.c_int),
+        ("value", ctypes.c_uint64),
+        ("value_two", ctypes.c_uint64),
+    )
+
+
+def profile_path() -> Path:
+    """The profile that both backends use."""
+    return asset("docker") / "seccomp.json"
+
+
+def library() -> ctypes.CDLL:
+    """The system's libseccomp. Raises MissingError."""
+    try:
+        found = ctypes.CDLL(ctypes.util.find_library("seccomp") or "libseccomp.so.2")
+    except OSError:
+        raise MissingError("libseccomp is missing; install the system's package libseccomp2") from None
+    found.seccomp_init.restype = ctypes.c_void_p
+    found.seccomp_init.argtypes = [ctypes.c_uint32]
+    found.seccomp_release.argtypes = [ctypes.c_void_p]
+    found.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
+    found.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
+    found.seccomp_rule_add_array.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.POINTER(_Comparison),
+    ]
+    found.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    return found
+
+
+def compiled_filter() -> int:
+    """An open file, its descriptor at the start of the compiled profile; the caller closes it. Raises MissingError.
+
+    Calls through any ABI but the machine's own kill the process.
+    """
+    profile = json.loads(profile_path().read_text(encoding="utf-8"))
+    lib = library()
+    context = lib.seccomp_init(_ERRNO | _EPERM)
+    try:
+        _must(lib.seccomp_attr_set(context, _ATTRIBUTE_BAD_ARCHITECTURE, _KILL_PROCESS), "seccomp_attr_set")
+        for rule in profile["syscalls"]:
+            _add(lib, context, rule)
+        file = os.memfd_create("seccomp")
+        _must(lib.seccomp_export_bpf(context, file), "seccomp_export_bpf")
+        os.lseek(file, 0, os.SEEK_SET)
+        return file
+    finally:
+        lib.seccomp_release(context)
+
+
+def _add(lib: ctypes.CDLL, context: int, rule: dict[str, Any]) -> None:
+    action = _ALLOW if rule["action"] == "SCMP_ACT_ALLOW" else _ERRNO | rule["errnoRet"]
+    arguments = rule.get("args", [])
+    comparisons = (_Comparison * len(arguments))(
+        *(_Comparison(a["index"], _COMPARE[a["op"]], a["value"], a["valueTwo"]) for a in arguments)
+    )
+    for name in rule["names"]:
+        number = lib.seccomp_syscall_resolve_name(name.encode())
+        if number >= 0:  # below zero: this architecture has no such call, or libseccomp is older than it
+            _must(
+                lib.seccomp_rule_add_array(context, action, number, len(arguments), comparisons), f"a rule for {name}"
+            )
+
+
+def _must(code: int, what: str) -> None:
+    if code < 0:
+        raise MissingError(f"libseccomp refuses {what}: {os.strerror(-code)}; libseccomp 2.4 or newer is needed")

@@ -1,0 +1,78 @@
+"""What all backends share: the listening socket, starting the server, greeting it, loading the encoder, ending
+everything.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from ranker.config import Limits
+from ranker.errors import ParticipantError
+from ranker.sandbox.base import Availability, Encoder, EncoderSpec
+from ranker.sandbox.client import DEFAULT_MAX_FRAMES, Confined, EncoderClient, accept
+from ranker.sandbox.environment import Launch, threads_for
+from ranker.types import SandboxName
+
+START_TIMEOUT_S = 180.0  # importing torch from a cold disk, on a machine that is busy
+
+
+class ServedSandbox(ABC):
+    """A backend: it starts the encoder server somewhere; the rest is the same for all. Implements `base.Sandbox`."""
+
+    name: SandboxName
+
+    def __init__(self, *, hidden: Path | None = None) -> None:
+        self.hidden = hidden
+
+    @abstractmethod
+    def available(self) -> Availability:
+        """Try the backend, cheaply; never raises."""
+
+    @abstractmethod
+    def launch(self, launch: Launch) -> AbstractContextManager[Confined]:
+        """Start the server; leaving the context kills it with everything that it started. Raises MissingError,
+        InfraError.
+        """
+
+    @contextmanager
+    def connect(self, spec: EncoderSpec, limits: Limits) -> Iterator[EncoderClient]:
+        """A started server that has not touched the submission yet."""
+        with (
+            tempfile.TemporaryDirectory(
+                prefix="ranker-"
+            ) as folder,  # mode 0700: no other user can take the server's place
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+        ):
+            path = Path(folder) / "socket"
+            listener.bind(str(path))
+            path.chmod(0o666)  # the server runs as another user; it is shown this file alone
+            listener.listen(1)
+            launch = Launch(
+                tree=spec.tree.resolve(),
+                root=spec.source.root,
+                socket=path,
+                seed=spec.seed,
+                threads=threads_for(limits, spec.threads),
+                limits=limits,
+                hidden=self.hidden,
+            )
+            with self.launch(launch) as process, accept(listener, process, limits, START_TIMEOUT_S) as connection:
+                listener.close()
+                frames = DEFAULT_MAX_FRAMES if spec.max_frames is None else spec.max_frames
+                client = EncoderClient(connection, process, limits, max_frames=frames)
+                client.greet(START_TIMEOUT_S)
+                yield client
+
+    @contextmanager
+    def start(self, spec: EncoderSpec, limits: Limits) -> Iterator[Encoder]:
+        """See `base.Sandbox.start`."""
+        with self.connect(spec, limits) as client:
+            violations = client.load(spec.source).violations()
+            if violations:
+                raise ParticipantError(violations)
+            yield client

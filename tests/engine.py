@@ -1,0 +1,103 @@
+"""Fixtures that give tests a real Docker engine and a real bubblewrap: those of the machine, else a private engine of
+our own.
+
+The private engine needs root and the package docker.io. One SIGKILL to its first process removes it with all that it
+started. Where CI is set, a missing engine fails the test; elsewhere it skips, saying why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ranker.sandbox.bubblewrap import Bubblewrap
+from ranker.sandbox.docker import DockerSandbox
+
+START_TIMEOUT_S = 60
+TEST_IMAGE = "ranker-encoder:latest"
+
+
+def missing(what: str) -> None:
+    """Fail in CI, skip elsewhere."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}; in CI the real thing must be there", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[str]:
+    """The address of an engine that answers, which DOCKER_HOST names while the fixture lives."""
+    sandbox = DockerSandbox(image=TEST_IMAGE)
+    if sandbox.available().ok:
+        yield os.environ.get("DOCKER_HOST", "default")
+        return
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        missing(f"no Docker engine, and none can be started: {sandbox.available().reason}")
+    before = os.environ.get("DOCKER_HOST")
+    with _private_engine() as address:
+        os.environ["DOCKER_HOST"] = address
+        try:
+            yield address
+        finally:
+            if before is None:
+                del os.environ["DOCKER_HOST"]
+            else:
+                os.environ["DOCKER_HOST"] = before
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> Bubblewrap:
+    """A bubblewrap that works here."""
+    sandbox = Bubblewrap()
+    availability = sandbox.available()
+    if not availability.ok:
+        missing(availability.reason)
+    return sandbox
+
+
+@contextlib.contextmanager
+def _private_engine() -> Iterator[str]:
+    parent = f"ranker-test-{uuid.uuid4().hex[:12]}"
+    folder = Path(tempfile.mkdtemp(prefix="ranker-engine-"))
+    address = f"unix://{folder}/docker.sock"
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--pid", "--fork"]
+    command += ["--kill-child=SIGKILL", "--mount-proc", "--net", "dockerd", "--host", address]
+    command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
+    command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+    command += ["--cgroup-parent", f"/{parent}"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait(process, address, folder / "log")
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+        for place in [*Path("/sys/fs/cgroup").glob(f"*/{parent}"), Path("/sys/fs/cgroup") / parent]:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    import docker
+
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with contextlib.closing(docker.DockerClient(base_url=address, timeout=2)) as client:
+                client.ping()
+                return
+        except Exception:  # noqa: BLE001  not listening yet, in any of a dozen ways
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+    missing(f"a private Docker engine did not start: {log.read_text(errors='replace')[-600:]}")
