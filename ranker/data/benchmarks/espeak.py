@@ -84,6 +84,9 @@ def main(arguments: Sequence[str]) -> None:
     library.espeak_SetSynthCallback(callback)
     ends = [0]
     for utterance in utterances:
+        # Breathy voices draw noise from two generators that espeak-ng seeds with the time of day.
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        ctypes.CDLL(None).srand(1)
         if library.espeak_SetVoiceByName(utterance.voice.encode()) != 0:
             sys.exit(f"espeak-ng has no voice {utterance.voice!r}")
         for parameter, value in ((_RATE, utterance.rate), (_PITCH, utterance.pitch), (_RANGE, utterance.pitch_range)):

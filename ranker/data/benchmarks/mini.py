@@ -6,7 +6,7 @@ encoders be told apart; it says little about how well they hear recorded sound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -44,14 +44,14 @@ PARTS = {
 }
 
 
-def build(root: Path, progress: Callable[[int, int], None]) -> None:
+def build(root: Path, progress: Callable[[int, int], None], parts: Mapping[str, Part] = PARTS) -> None:
     """Write `<task>/{train,test}-NN.tar` under `root`. `progress` gets clips done and clips in all.
 
     Raises MissingError where a package that the sounds come from is not installed.
     """
-    total = sum(part.train + part.test for part in PARTS.values())
+    total = sum(part.train + part.test for part in parts.values())
     done = count(1)
-    for task, part in PARTS.items():
+    for task, part in parts.items():
         (root / task).mkdir()
         for split, wanted in (("train", part.train), ("test", part.test)):
             seed_key = f"mini/{task}/{split}"
