@@ -1,4 +1,4 @@
-"""Boards and submissions for the tests of the page: the official table of 2026, and a small one with everything odd in it."""
+"""Boards and submissions for the tests of the page: the official table of 2026, and a small one full of oddities."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def official_board() -> Board:
             interval=None,
             groups={"public": float(line["Public test result"]), "hidden": float(line["Hidden test result"])},
             cells={
-                name.rstrip("*"): Cell(raw=float(line[name]), normalized=float(line[name]), interval=None) for name in tasks
+                name.rstrip("*"): Cell(raw=float(line[name]), normalized=float(line[name]), interval=None)
+                for name in tasks
             },
             missing=(),
         )
@@ -96,15 +97,17 @@ SMALL_REASONS = (
 
 
 def small_board(track: str = "A") -> Board:
-    """Seven ranked teams with intervals, a tie, two neighbours not distinguishable, hostile names, and two incomplete ones."""
+    """Seven ranked teams with intervals, a tie, indistinguishable neighbours and hostile names; two incomplete ones."""
     columns = (
         column("keyword", title="Spoken keywords", items=240, blind=0.10, signal=True),
         column("language", title="Spoken language", items=200, blind=0.25, signal=True,
                confound="the voice: each language is spoken by its own synthetic voice"),
         column("speaker_count", title="Number of speakers", items=160, blind=0.34, signal=False),
-        column("instrument", title="Musical instruments", domain=Domain.MUSIC, items=180, blind=0.08, signal=True, weight=2.0),
+        column("instrument", title="Musical instruments", domain=Domain.MUSIC, items=180, blind=0.08, signal=True,
+               weight=2.0),
         column("effects", title="Sound effects", domain=Domain.SOUND, metric="mAP", items=120, blind=0.05, signal=True),
-        column("secret", title="A hidden task", domain=Domain.SOUND, group=Group.HIDDEN, items=90, blind=0.5, signal=True),
+        column("secret", title="A hidden task", domain=Domain.SOUND, group=Group.HIDDEN, items=90, blind=0.5,
+               signal=True),
     )  # fmt: skip
     names = ("moonshine", "speech_embedding", HOSTILE[0], HOSTILE[1], HOSTILE[2], "logmel", "noise")
     scores = (0.742, 0.661, 0.655, 0.512, 0.512, 0.488, 0.187)
@@ -114,7 +117,9 @@ def small_board(track: str = "A") -> Board:
         _small_row(place, team, score, rank, differs, columns)
         for place, (team, score, rank, differs) in enumerate(zip(names, scores, ranks, distinct, strict=True), start=1)
     ]
-    for place, (team, missing) in enumerate((("=cmd|' /C calc'!A0", ("effects", "secret")), ("zeta", ("keyword",))), start=8):
+    for place, (team, missing) in enumerate(
+        (("=cmd|' /C calc'!A0", ("effects", "secret")), ("zeta", ("keyword",))), start=8
+    ):
         whole = _small_row(place, team, 0.4, None, None, columns)
         cells = {name: cell for name, cell in whole.cells.items() if name not in missing}
         rows.append(
@@ -129,7 +134,9 @@ def small_board(track: str = "A") -> Board:
         track=track,
         track_title="Classification" if track == "A" else "Recognition and captions",
         seed=42,
-        condition=condition(track, benchmark="mini", decoder_layers=6, steps=300, device="cpu", precision=Precision.BF16),
+        condition=condition(
+            track, benchmark="mini", decoder_layers=6, steps=300, device="cpu", precision=Precision.BF16
+        ),
         demonstration=SMALL_REASONS,
         columns=columns,
         rows=tuple(rows),
@@ -143,7 +150,9 @@ def _small_row(
     cells = {}
     for index, task in enumerate(columns):
         raw = min(max(score + 0.09 * math.sin(3.1 * index + place), 0.02), 0.99)
-        cells[task.name] = Cell(raw=raw, normalized=raw, interval=Interval(low=max(raw - 0.05, 0.0), high=min(raw + 0.04, 1.0)))
+        cells[task.name] = Cell(
+            raw=raw, normalized=raw, interval=Interval(low=max(raw - 0.05, 0.0), high=min(raw + 0.04, 1.0))
+        )
     return Row(
         rank=rank,
         team=team,
@@ -158,7 +167,7 @@ def _small_row(
 
 
 def submission(row: Row, board: Board, **changes: object) -> SubmissionPage:
-    """A submission's page for a row, with a training curve, a manifest, and predictions of a public and of a hidden task."""
+    """A submission's page for a row, with training curve, manifest, and predictions of a public and a hidden task."""
     curve = tuple((step, 5.5 * math.exp(-step / 90) + 0.6 + 0.15 * math.sin(step * 1.7)) for step in range(1, 301))
     samples = {
         task: tuple(
@@ -180,7 +189,8 @@ def submission(row: Row, board: Board, **changes: object) -> SubmissionPage:
     }  # fmt: skip
     fields: dict[str, object] = {
         "id": row.submission_id, "team": row.team, "digest": (row.submission_id * 6)[:64],
-        "received_at": datetime(2026, 2, 12, 23, 58, tzinfo=UTC), "state": SubmissionState.EVALUATED, "encoder": encoder,
+        "received_at": datetime(2026, 2, 12, 23, 58, tzinfo=UTC), "state": SubmissionState.EVALUATED,
+        "encoder": encoder,
         "runs": (TrackRun(track=board.track, manifest=manifest, curve=curve, samples=samples),),
     }  # fmt: skip
     return SubmissionPage(**(fields | changes))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A real, headless Chromium (Debian's chromium and chromium-driver), driven with selenium. Nothing here downloads a browser."""
+"""A real, headless Chromium (Debian's chromium and chromium-driver), driven with selenium. Nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The static page: boards and submissions in, a folder of HTML, CSV and JSON out. It only formats; every number is given.
+"""The static page: boards and submissions in, a folder of HTML, CSV and JSON out. It formats; every number is given.
 
-`text` writes numbers and names, `charts` computes the geometry of the drawings, `views` says what each template sees,
-`export` makes data.json and the CSV files, `render` puts it together and swaps the folder in one step.
+`text` writes numbers and names, `charts` computes the geometry of the drawings, `track_view` and `submission_view` say
+what the templates see, `export` makes data.json and the CSV files, `render` puts it together and swaps the folder.
 """
 
 from ranker.site.pages import Sample, SubmissionPage, TrackRun

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from ranker.board import Cell, Interval, TaskColumn
 from ranker.site.text import compact, number
@@ -51,10 +52,11 @@ def axis_of(values: Sequence[float]) -> Axis:
 def heat(value: float, field: Sequence[float]) -> int:
     """Shade 0 to 8 of a normalised score by its place between the field's lowest and highest.
 
-    A field that differs by less than a tenth of the scale is not stretched over all shades: small differences look small.
+    The place is squared, since most of a field stands near its top, where shades should tell teams apart. A field that
+    differs by less than a tenth of the scale is not stretched over all shades: small differences look small.
     """
     low, high = min(field), max(field)
-    return round((value - low) / max(high - low, _SMALLEST_SPREAD) * HEAT_STEPS)
+    return round(((value - low) / max(high - low, _SMALLEST_SPREAD)) ** 2 * HEAT_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A training curve in a box of `width` x `height`; `points` and `smooth` are SVG polylines; `summary` says it in words."""
+    """A training curve in a box of `width` x `height`: `points` and `smooth` are polylines, `summary` is in words."""
 
     width: int
     height: int
@@ -111,7 +113,7 @@ def thinned(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def training_curve(curve: Sequence[tuple[int, float]], width: int = 640, height: int = 200) -> Curve | None:
-    """The loss over steps, and its exponential moving average over a twentieth of the points; None below two points."""
+    """The loss over steps, and its centred moving average over a twentieth of the points; None below two points."""
     points = thinned(curve)
     if len(points) < 2 or points[0][0] == points[-1][0]:
         return None
@@ -126,11 +128,8 @@ def training_curve(curve: Sequence[tuple[int, float]], width: int = 640, height:
     def y(loss: float) -> float:
         return round((1 - (loss - low) / ((high - low) or 1.0)) * height, 1)
 
-    share = 1 - math.exp(-20 / len(losses))
-    averages, average = [], losses[0]
-    for loss in losses:
-        average += share * (loss - average)
-        averages.append(average)
+    reach = len(losses) // 40
+    averages = [mean(losses[max(0, at - reach) : at + reach + 1]) for at in range(len(losses))]
     return Curve(
         width=width,
         height=height,

@@ -9,12 +9,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ranker.board import Board
+from ranker.board import Board, Cell, Row, TaskColumn
 from ranker.site.charts import thinned
 from ranker.site.pages import SubmissionPage
-from ranker.site.views import public_samples
+from ranker.site.submission_view import public_samples
 
 FORMAT = 1
+_COLUMNS = (
+    "track", "rank", "team", "submission", "track_score", "task", "group", "metric",
+    "score", "score_low", "score_high", "normalized", "worst", "best", "weight", "items", "blind",
+)  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -30,51 +34,40 @@ def to_json(boards: Sequence[Board], pages: Sequence[SubmissionPage]) -> str:
 
 def to_csv(boards: Sequence[Board]) -> str:
     """Every score of every board, one per line."""
-    head = [
-        "track", "rank", "team", "submission", "track_score", "task", "group", "metric", "score", "score_low", "score_high",
-        "normalized", "worst", "best", "weight", "items", "blind",
-    ]  # fmt: skip
-    lines: list[list[object]] = []
-    for board in boards:
-        for row in board.rows:
-            for task in board.columns:
-                if task.name not in row.cells:
-                    continue
-                cell = row.cells[task.name]
-                low, high = (cell.interval.low, cell.interval.high) if cell.interval else (None, None)
-                lines.append(
-                    [board.track, row.rank, row.team, row.submission_id, row.score, task.name, task.group.value, task.metric]
-                    + [cell.raw, low, high, cell.normalized, task.worst, task.best, task.weight, task.items, task.blind]
-                )
-    return _csv(head, lines)
-
-
-def track_csv(board: Board) -> str:
-    """One board as its table stands: one line per submission, one column per task."""
-    groups = list(dict.fromkeys(column.group for column in board.columns))
-    shown = groups if len(groups) > 1 else []
-    names = [column.name for column in board.columns]
-    head = ["rank", "team", "submission", "score", "score_low", "score_high", *shown, *names, "missing"]
-    lines: list[list[object]] = []
-    for row in board.rows:
-        low, high = (row.interval.low, row.interval.high) if row.interval else (None, None)
-        cells = [row.cells[name].raw if name in row.cells else None for name in names]
-        means = [row.groups[group] for group in shown]
-        lines.append([row.rank, row.team, row.submission_id, row.score, low, high, *means, *cells, " ".join(row.missing)])
-    return _csv(head, lines)
-
-
-def _csv(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    lines = [
+        _line(board, row, task, row.cells[task.name])
+        for board in boards
+        for row in board.rows
+        for task in board.columns
+        if task.name in row.cells
+    ]
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows([_inert(value) for value in line] for line in lines)
+    writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return file.getvalue()
 
 
-def _inert(value: object) -> object:
+def track_csv(board: Board) -> str:
+    """One board as its table stands (`Board.to_frame`): one line per submission, one column per task."""
+    frame = board.to_frame()
+    frame["team"] = frame["team"].map(_inert)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _line(board: Board, row: Row, task: TaskColumn, cell: Cell) -> dict[str, object]:
+    low, high = (cell.interval.low, cell.interval.high) if cell.interval else (None, None)
+    return {
+        "track": board.track, "rank": row.rank, "team": _inert(row.team), "submission": row.submission_id,
+        "track_score": row.score, "task": task.name, "group": task.group.value, "metric": task.metric,
+        "score": cell.raw, "score_low": low, "score_high": high, "normalized": cell.normalized,
+        "worst": task.worst, "best": task.best, "weight": task.weight, "items": task.items, "blind": task.blind,
+    }  # fmt: skip
+
+
+def _inert(value: str) -> str:
     """A spreadsheet runs a text that begins like a formula; an apostrophe makes it text. data.json has it unchanged."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
 
 
 def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]:
@@ -94,7 +87,8 @@ def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]
                 "curve": thinned(run.curve),
                 "samples": {
                     task: [
-                        {"item": s.item, "reference": s.reference, "candidate": s.candidate, "score": s.score} for s in items
+                        {"item": s.item, "reference": s.reference, "candidate": s.candidate, "score": s.score}
+                        for s in items
                     ]
                     for task, items in samples[run.track].items()
                 },

@@ -12,7 +12,7 @@ from ranker.types import SubmissionState
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One scored test item. `score` is the item's own part of the metric, in [0, 1]; None where the metric has no such part."""
+    """One scored test item. `score` is the item's own part of the metric, None where the metric has no such part."""
 
     item: str
     reference: str
@@ -24,8 +24,8 @@ class Sample:
 class TrackRun:
     """How a submission was evaluated in one track.
 
-    `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token). `samples`: a few
-    items per task name; those of tasks that no board shows as public are dropped by `render`, whatever the caller gives.
+    `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token). `samples`:
+    a few items per task name; `render` drops those of tasks that no board shows as public, whatever the caller gives.
     """
 
     track: str
@@ -38,8 +38,8 @@ class TrackRun:
 class SubmissionPage:
     """One submission. Its scores are not here: they stand on the boards, under the same `id`.
 
-    `digest`: SHA-256 of the ZIP. `received_at` has a zone. `encoder`: what the check found, as plain JSON values; None where no
-    check has finished. `reasons`: why it was refused or failed, one sentence each. `runs`: one per evaluated track.
+    `digest`: SHA-256 of the ZIP. `received_at` has a zone. `encoder`: what the check found, as plain JSON values; None
+    where no check has finished. `reasons`: why it was refused or failed, one sentence each. `runs`: one per track.
     """
 
     id: str
@@ -50,3 +50,8 @@ class SubmissionPage:
     encoder: Mapping[str, Any] | None = None
     reasons: tuple[str, ...] = ()
     runs: tuple[TrackRun, ...] = ()
+
+
+def page_path(submission_id: str) -> str:
+    """A submission's page, relative to the folder."""
+    return f"submission/{submission_id}.html"

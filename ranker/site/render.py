@@ -18,8 +18,11 @@ import ranker
 from ranker.board import Board
 from ranker.errors import UsageError
 from ranker.home import asset
-from ranker.site import export, views
-from ranker.site.pages import SubmissionPage
+from ranker.site import export
+from ranker.site.pages import SubmissionPage, page_path
+from ranker.site.submission_view import submission_view
+from ranker.site.text import team_name
+from ranker.site.track_view import OtherView, demonstrations, slug, track_view
 
 _MARKER = ".ranker-site"
 _ID = re.compile(r"[0-9a-z]{1,64}")
@@ -30,8 +33,8 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 def render(boards: Sequence[Board], submissions: Sequence[SubmissionPage], out: Path) -> Path:
     """Write the page to the folder `out` and return the path of its index.html.
 
-    One board per track. `out` is replaced as a whole; one that holds anything but an earlier page is refused with UsageError.
-    Raises ValueError where two boards share a track, two submissions an id, or a time has no zone.
+    One board per track. `out` is replaced as a whole; one that holds anything but an earlier page is refused with
+    UsageError. Raises ValueError where two boards share a track, two submissions an id, or a time has no zone.
     """
     _check(boards, submissions)
     out = out.absolute()
@@ -50,7 +53,7 @@ def render(boards: Sequence[Board], submissions: Sequence[SubmissionPage], out: 
 
 
 def _check(boards: Sequence[Board], submissions: Sequence[SubmissionPage]) -> None:
-    slugs = [views.slug(board.track) for board in boards]
+    slugs = [slug(board.track) for board in boards]
     if len(set(slugs)) < len(slugs):
         raise ValueError(f"a page shows one board per track, found tracks {[board.track for board in boards]}")
     ids = [page.id for page in submissions]
@@ -58,7 +61,9 @@ def _check(boards: Sequence[Board], submissions: Sequence[SubmissionPage]) -> No
         raise ValueError("two submissions have the same id")
     wrong = [identity for identity in ids if not _ID.fullmatch(identity)]
     if wrong:
-        raise ValueError(f"a submission's id names its file and consists of digits and small letters; found {wrong[0]!r}")
+        raise ValueError(
+            f"a submission's id names its file and consists of digits and small letters; found {wrong[0]!r}"
+        )
 
 
 def _check_replaceable(out: Path) -> None:
@@ -83,25 +88,23 @@ def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folde
     )
     templates.globals["version"] = ranker.__version__
     pages = {page.id: page for page in submissions}
-    tracks = [views.track_view(board, pages) for board in boards]
+    tracks = [track_view(board, pages) for board in boards]
     on_boards = {row.submission_id for board in boards for row in board.rows}
     others = [
-        views.OtherView(
-            name=views.text.team_name(page.team, page.id), href=views.page_path(page.id), state=page.state.value
-        )
+        OtherView(name=team_name(page.team, page.id), href=page_path(page.id), state=page.state.value)
         for page in submissions
         if page.id not in on_boards
     ]
     shutil.copytree(assets / "static", folder / "static")
     (folder / "submission").mkdir()
     title = boards[0].benchmark_title if boards else "Leaderboard"
-    shared = {"benchmark": title, "demonstrations": views.demonstrations(boards)}
+    shared = {"benchmark": title, "demonstrations": demonstrations(boards)}
     index = templates.get_template("index.html").render(tracks=tracks, others=others, root="", **shared)
     _put(folder / "index.html", index)
     template = templates.get_template("submission.html")
     for page in submissions:
-        html = template.render(submission=views.submission_view(page, boards), root="../", **shared)
-        _put(folder / views.page_path(page.id), html)
+        html = template.render(submission=submission_view(page, boards), root="../", **shared)
+        _put(folder / page_path(page.id), html)
     _put(folder / "data.json", export.to_json(boards, submissions))
     _put(folder / "data.csv", export.to_csv(boards))
     for track in tracks:
@@ -110,8 +113,7 @@ def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folde
 
 
 def _put(path: Path, content: str) -> None:
-    """Lone surrogates, which no file can hold, become question marks."""
-    path.write_text(content, encoding="utf-8", errors="replace")
+    path.write_text(content, encoding="utf-8", newline="\n")
 
 
 def _swap(new: Path, out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,15 +59,15 @@ def size(count: float) -> str:
 def team_name(name: str, otherwise: str) -> str:
     """A team's name with control characters made visible; `otherwise` where nothing of it could be seen.
 
-    Letters of every script stay. Direction marks stay too, for scripts that need them: templates isolate names with <bdi>.
+    Letters of every script stay. So do direction marks, which some scripts need: templates isolate names with <bdi>.
     """
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cs"} else c for c in name)
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in name)
     visible = any(unicodedata.category(c) not in {"Cf", "Zs", "Zl", "Zp", "Mn"} for c in shown)
     return shown if visible else otherwise
 
 
 def plain(name: str) -> str:
-    """A name for places where nothing isolates it (a window's title): without invisible and direction-changing characters."""
+    """A name for where nothing isolates it, as in a window's title: without invisible and direction-changing marks."""
     return "".join(c for c in name if unicodedata.category(c) not in {"Cf", "Zl", "Zp"})
 
 
@@ -86,6 +86,15 @@ class FactGroup:
 
     title: str
     facts: tuple[Fact, ...]
+
+
+_UNITS: Mapping[str, Callable[[float], str]] = {
+    "_s": duration,
+    "_bytes": size,
+    "_gb": lambda value: f"{value:.3g} GB",
+    "_mb": lambda value: f"{value:.3g} MB",
+    "_hz": lambda value: f"{value:,} Hz",
+}
 
 
 def fact(key: str, value: Any) -> Fact:
@@ -110,15 +119,6 @@ def fact(key: str, value: Any) -> Fact:
     if _DIGEST.fullmatch(text):
         return Fact(label=label, text=text[:_SHOWN_DIGEST], full=text)
     return Fact(label=label, text=text)
-
-
-_UNITS = {
-    "_s": duration,
-    "_bytes": size,
-    "_gb": lambda value: f"{value:.3g} GB",
-    "_mb": lambda value: f"{value:.3g} MB",
-    "_hz": lambda value: f"{value:,} Hz",
-}
 
 
 def fact_groups(values: Mapping[str, Any], title: str) -> tuple[FactGroup, ...]:

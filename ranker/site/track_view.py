@@ -1,4 +1,4 @@
-"""What each template sees. Every field that a template reads is a field here; templates decide nothing but looks."""
+"""What the front page's template sees of each board. Templates decide nothing but looks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ranker.board import Board, Cell, Interval, Row, TaskColumn
+from ranker.board import Board, Interval, Row, TaskColumn
 from ranker.site import charts, text
-from ranker.site.pages import Sample, SubmissionPage, TrackRun
-from ranker.types import Group, SubmissionState
+from ranker.site.pages import SubmissionPage, page_path
+from ranker.types import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class RowView:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadView:
-    """A task's column head and foot. `plain` hides that the column carries no signal where that is unknown."""
+    """A task's column head and foot."""
 
     column: TaskColumn
     tip: str
@@ -60,6 +60,14 @@ class HeadView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FootView:
+    """A line under the table, one value per task."""
+
+    label: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """A heading over several neighbouring task columns."""
 
@@ -69,18 +77,24 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackView:
-    """One track's section. `groups` and `spans` are empty where all tasks belong to one group."""
+    """One track's section. `groups` and `spans` are empty where all tasks belong to one group.
+
+    `dense`: so many tasks that their heads stand upright. `tall`: so many rows that the table scrolls in itself.
+    """
 
     slug: str
     board: Board
     heads: tuple[HeadView, ...]
+    feet: tuple[FootView, ...]
     groups: tuple[Group, ...]
     spans: tuple[Span, ...]
     ranked: tuple[RowView, ...]
     incomplete: tuple[RowView, ...]
     has_intervals: bool
     has_ties: bool
+    has_blind: bool
     dense: bool
+    tall: bool
     domains: str
     leader: str
     condition: text.FactGroup
@@ -104,75 +118,9 @@ class OtherView:
     state: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskView:
-    """One task on a submission's page; `bar` is None where the submission has no score."""
-
-    head: HeadView
-    score: str
-    range_text: str
-    bar: charts.TaskBar | None
-    place: str
-    field_text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleView:
-    """Items of one public task."""
-
-    title: str
-    samples: tuple[Sample, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DurationView:
-    """One timed part of a run, with its share of the longest, 0 to 100."""
-
-    label: str
-    text: str
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunView:
-    """One track on a submission's page."""
-
-    slug: str
-    title: str
-    place: str
-    score: str
-    range_text: str
-    groups: tuple[tuple[str, str], ...]
-    missing: tuple[str, ...]
-    tasks: tuple[TaskView, ...]
-    curve: charts.Curve | None
-    durations: tuple[DurationView, ...]
-    facts: tuple[text.FactGroup, ...]
-    samples: tuple[SampleView, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmissionView:
-    """A submission's page."""
-
-    page: SubmissionPage
-    name: str
-    plain_name: str
-    state: str
-    refused: bool
-    received_at: str
-    encoder: tuple[text.Fact, ...]
-    runs: tuple[RunView, ...]
-
-
 def slug(track: str) -> str:
     """A track's name as a file name and an anchor: `track-a`."""
     return "track-" + (re.sub(r"[^a-z0-9]+", "-", track.lower()).strip("-") or "0")
-
-
-def page_path(submission_id: str) -> str:
-    """A submission's page, relative to the folder."""
-    return f"submission/{submission_id}.html"
 
 
 def range_text(interval: Interval | None, digits: int = 3) -> str:
@@ -188,7 +136,9 @@ def demonstrations(boards: Sequence[Board]) -> tuple[Demonstration, ...]:
         reasons = boards[0].demonstration
         return (Demonstration(scope="", reasons=reasons),) if reasons else ()
     return tuple(
-        Demonstration(scope=f"Track {board.track}", reasons=board.demonstration) for board in boards if board.demonstration
+        Demonstration(scope=f"Track {board.track}", reasons=board.demonstration)
+        for board in boards
+        if board.demonstration
     )
 
 
@@ -197,13 +147,15 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage]) -> TrackView:
     ranked = [row for row in board.rows if row.rank is not None]
     kinds = [group for group in Group if any(column.group is group for column in board.columns)]
     groups = tuple(kinds) if len(kinds) > 1 else ()
-    digits = 3 if _told_apart(ranked, 3) else 4
+    digits = score_digits(ranked)
     ends = [end for row in ranked if row.score is not None for end in _ends(row.score, row.interval)]
     axis = charts.axis_of(ends) if ends else None
     fields = {
         column.name: [row.cells[column.name].normalized for row in ranked if column.name in row.cells]
         for column in board.columns
     }
+
+    heads = tuple(map(head_view, board.columns))
 
     def row_view(row: Row) -> RowView:
         return RowView(
@@ -223,14 +175,17 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage]) -> TrackView:
     return TrackView(
         slug=slug(board.track),
         board=board,
-        heads=tuple(map(_head, board.columns)),
+        heads=heads,
+        feet=_feet(heads),
         groups=groups,
         spans=_spans(board.columns) if groups else (),
         ranked=tuple(map(row_view, ranked)),
         incomplete=tuple(row_view(row) for row in board.rows if row.rank is None),
         has_intervals=any(row.interval for row in ranked),
         has_ties=any(row.distinct_from_next is False for row in ranked),
+        has_blind=any(column.blind is not None for column in board.columns),
         dense=len(board.columns) > 9,
+        tall=len(board.rows) > 40,
         domains=" \N{MIDDLE DOT} ".join(dict.fromkeys(column.domain.value for column in board.columns)),
         leader=_leader(ranked),
         condition=_condition(board),
@@ -238,42 +193,14 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage]) -> TrackView:
     )
 
 
-def submission_view(page: SubmissionPage, boards: Sequence[Board]) -> SubmissionView:
-    """A submission's page, with its rows and cells taken from the boards."""
-    runs = {run.track: run for run in page.runs}
-    name = text.team_name(page.team, page.id)
-    views = [_run(page, board, runs.get(board.track)) for board in boards]
-    return SubmissionView(
-        page=page,
-        name=name,
-        plain_name=text.plain(name),
-        state=page.state.value,
-        refused=page.state in {SubmissionState.REFUSED, SubmissionState.FAILED},
-        received_at=text.moment(page.received_at),
-        encoder=tuple(f for group in text.fact_groups(page.encoder or {}, "Encoder") for f in group.facts),
-        runs=tuple(view for view in views if view is not None),
-    )
-
-
-def public_samples(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, dict[str, tuple[Sample, ...]]]:
-    """Samples by track and task, of those tasks alone that a board of the track shows as public."""
-    public = {
-        board.track: {column.name for column in board.columns if column.group is Group.PUBLIC} for board in boards
-    }
-    return {
-        run.track: {task: items for task, items in run.samples.items() if task in public.get(run.track, set())}
-        for run in page.runs
-    }
-
-
 def _ends(score: float, interval: Interval | None) -> tuple[float, ...]:
     return (score, interval.low, interval.high) if interval else (score,)
 
 
-def _told_apart(rows: Sequence[Row], digits: int) -> bool:
-    """Whether different scores print differently."""
+def score_digits(rows: Sequence[Row]) -> int:
+    """Three decimals for track scores, four where different ones would look the same."""
     scores = {row.score for row in rows}
-    return len({text.number(score, digits) for score in scores}) == len(scores)
+    return 3 if len({text.number(score) for score in scores}) == len(scores) else 4
 
 
 def _cell(column: TaskColumn, row: Row, field: Sequence[float]) -> CellView:
@@ -293,7 +220,8 @@ def _cell(column: TaskColumn, row: Row, field: Sequence[float]) -> CellView:
     )
 
 
-def _head(column: TaskColumn) -> HeadView:
+def head_view(column: TaskColumn) -> HeadView:
+    """A task's head, the same on the board and on a submission's page."""
     tip = f"{column.title} ({column.domain.value}, {column.group.value}), {column.metric}"
     if column.confound:
         tip += f". Confounded with: {column.confound}"
@@ -308,6 +236,16 @@ def _head(column: TaskColumn) -> HeadView:
         domain=column.domain.value,
         group=column.group.value,
     )
+
+
+def _feet(heads: Sequence[HeadView]) -> tuple[FootView, ...]:
+    """Weights, numbers of items, blind floors; a line that would be empty is left out."""
+    lines = (
+        FootView(label="Weight", values=tuple(head.weight for head in heads)),
+        FootView(label="Test items", values=tuple(head.items for head in heads)),
+        FootView(label="Blind floor", values=tuple(head.blind for head in heads)),
+    )
+    return tuple(line for line in lines if set(line.values) != {text.NONE})
 
 
 def _spans(columns: Sequence[TaskColumn]) -> tuple[Span, ...]:
@@ -326,65 +264,3 @@ def _condition(board: Board) -> text.FactGroup:
     values = board.condition.to_json() | {"seed": board.seed, "digest": board.condition.digest}
     del values["demonstration"]
     return text.FactGroup(title="Condition", facts=tuple(text.fact(key, value) for key, value in values.items()))
-
-
-def _run(page: SubmissionPage, board: Board, run: TrackRun | None) -> RunView | None:
-    """One track of a submission's page; None where it has neither a row nor a run in the track."""
-    row = next((row for row in board.rows if row.submission_id == page.id), None)
-    if row is None and run is None:
-        return None
-    ranked = sum(other.rank is not None for other in board.rows)
-    manifest = dict(run.manifest) if run else {}
-    samples = public_samples(page, [board])[board.track] if run else {}
-    titles = {column.name: column.title for column in board.columns}
-    complete = row is not None and row.rank is not None
-    return RunView(
-        slug=slug(board.track),
-        title=f"Track {board.track}: {board.track_title}",
-        place=f"Rank {row.rank} of {ranked}" if row and complete else "Not ranked",
-        score=text.number(row.score if row else None),
-        range_text=range_text(row.interval if row else None),
-        groups=tuple((name, text.number(value)) for name, value in row.groups.items()) if row and len(row.groups) > 1 else (),
-        missing=row.missing if row else (),
-        tasks=tuple(_task(board, column, row) for column in board.columns) if row else (),
-        curve=charts.training_curve(run.curve) if run else None,
-        durations=_durations(manifest.pop("durations", None)),
-        facts=text.fact_groups(manifest, "Run"),
-        samples=tuple(SampleView(title=titles[task], samples=items) for task, items in samples.items() if items),
-    )
-
-
-def _task(board: Board, column: TaskColumn, row: Row) -> TaskView:
-    head = _head(column)
-    cells = {other.submission_id: other.cells[column.name] for other in board.rows if column.name in other.cells}
-    field: list[Cell] = list(cells.values())
-    lowest, highest = (min(c.raw for c in field), max(c.raw for c in field)) if field else (None, None)
-    field_text = f"{text.number(lowest)}\N{EN DASH}{text.number(highest)}" if field else text.NONE
-    if column.name not in row.cells:
-        return TaskView(head=head, score=text.NONE, range_text="", bar=None, place=text.NONE, field_text=field_text)
-    cell = row.cells[column.name]
-    place = 1 + sum(other.normalized > cell.normalized for other in field)
-    return TaskView(
-        head=head,
-        score=text.number(cell.raw),
-        range_text=range_text(cell.interval),
-        bar=charts.task_bar(column, cell, field),
-        place=f"{place} of {len(field)}",
-        field_text=field_text,
-    )
-
-
-def _durations(values: object) -> tuple[DurationView, ...]:
-    """The manifest's `durations` (seconds by part) as bars; nothing for any other shape."""
-    if not isinstance(values, Mapping):
-        return ()
-    parts = {key: value for key, value in values.items() if isinstance(value, int | float)}
-    longest = max(parts.values(), default=0) or 1
-    return tuple(
-        DurationView(
-            label=key.removesuffix("_s").replace("_", " "),
-            text=text.duration(value),
-            share=round(100 * value / longest, 1),
-        )
-        for key, value in parts.items()
-    )

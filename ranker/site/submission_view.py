@@ -1,0 +1,165 @@
+"""What the template of a submission's page sees: its rows and cells are taken from the boards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ranker.board import Board, Cell, Row, TaskColumn
+from ranker.site import charts, text
+from ranker.site.pages import Sample, SubmissionPage, TrackRun
+from ranker.site.track_view import HeadView, head_view, range_text, score_digits, slug
+from ranker.types import Group, SubmissionState
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskView:
+    """One task on a submission's page; `bar` is None where the submission has no score."""
+
+    head: HeadView
+    score: str
+    range_text: str
+    bar: charts.TaskBar | None
+    place: str
+    field_text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleView:
+    """Items of one public task."""
+
+    title: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DurationView:
+    """One timed part of a run, with its share of the longest, 0 to 100."""
+
+    label: str
+    text: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """One track on a submission's page."""
+
+    slug: str
+    title: str
+    place: str
+    score: str
+    range_text: str
+    groups: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+    tasks: tuple[TaskView, ...]
+    curve: charts.Curve | None
+    durations: tuple[DurationView, ...]
+    facts: tuple[text.FactGroup, ...]
+    samples: tuple[SampleView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionView:
+    """A submission's page."""
+
+    page: SubmissionPage
+    name: str
+    plain_name: str
+    state: str
+    refused: bool
+    received_at: str
+    encoder: tuple[text.Fact, ...]
+    runs: tuple[RunView, ...]
+
+
+def submission_view(page: SubmissionPage, boards: Sequence[Board]) -> SubmissionView:
+    """A submission's page, with its rows and cells taken from the boards."""
+    runs = {run.track: run for run in page.runs}
+    name = text.team_name(page.team, page.id)
+    views = [_run(page, board, runs.get(board.track)) for board in boards]
+    return SubmissionView(
+        page=page,
+        name=name,
+        plain_name=text.plain(name),
+        state=page.state.value,
+        refused=page.state in {SubmissionState.REFUSED, SubmissionState.FAILED},
+        received_at=text.moment(page.received_at),
+        encoder=tuple(f for group in text.fact_groups(page.encoder or {}, "Encoder") for f in group.facts),
+        runs=tuple(view for view in views if view is not None),
+    )
+
+
+def public_samples(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, dict[str, tuple[Sample, ...]]]:
+    """Samples by track and task, of those tasks alone that a board of the track shows as public."""
+    public = {
+        board.track: {column.name for column in board.columns if column.group is Group.PUBLIC} for board in boards
+    }
+    return {
+        run.track: {task: items for task, items in run.samples.items() if task in public.get(run.track, set())}
+        for run in page.runs
+    }
+
+
+def _run(page: SubmissionPage, board: Board, run: TrackRun | None) -> RunView | None:
+    """One track of a submission's page; None where it has neither a row nor a run in the track."""
+    row = next((row for row in board.rows if row.submission_id == page.id), None)
+    if row is None and run is None:
+        return None
+    ranked = [other for other in board.rows if other.rank is not None]
+    digits = score_digits(ranked)
+    manifest = dict(run.manifest) if run else {}
+    samples = public_samples(page, [board])[board.track] if run else {}
+    titles = {column.name: column.title for column in board.columns}
+    groups = row.groups if row else {}
+    complete = row is not None and row.rank is not None
+    return RunView(
+        slug=slug(board.track),
+        title=f"Track {board.track}: {board.track_title}",
+        place=f"Rank {row.rank} of {len(ranked)}" if row and complete else "Not ranked",
+        score=text.number(row.score if row else None, digits),
+        range_text=range_text(row.interval if row else None),
+        groups=tuple((name, text.number(value, digits)) for name, value in groups.items()) if len(groups) > 1 else (),
+        missing=row.missing if row else (),
+        tasks=tuple(_task(board, column, row) for column in board.columns) if row else (),
+        curve=charts.training_curve(run.curve) if run else None,
+        durations=_durations(manifest.pop("durations", None)),
+        facts=text.fact_groups(manifest, "Run"),
+        samples=tuple(SampleView(title=titles[task], samples=items) for task, items in samples.items() if items),
+    )
+
+
+def _task(board: Board, column: TaskColumn, row: Row) -> TaskView:
+    head = head_view(column)
+    cells = {other.submission_id: other.cells[column.name] for other in board.rows if column.name in other.cells}
+    field: list[Cell] = list(cells.values())
+    lowest, highest = (min(c.raw for c in field), max(c.raw for c in field)) if field else (None, None)
+    field_text = f"{text.number(lowest)}\N{EN DASH}{text.number(highest)}" if field else text.NONE
+    if column.name not in row.cells:
+        return TaskView(head=head, score=text.NONE, range_text="", bar=None, place=text.NONE, field_text=field_text)
+    cell = row.cells[column.name]
+    place = 1 + sum(other.normalized > cell.normalized for other in field)
+    return TaskView(
+        head=head,
+        score=text.number(cell.raw),
+        range_text=range_text(cell.interval),
+        bar=charts.task_bar(column, cell, field),
+        place=f"{place} of {len(field)}",
+        field_text=field_text,
+    )
+
+
+def _durations(values: object) -> tuple[DurationView, ...]:
+    """The manifest's `durations` (seconds by part) as bars; nothing for any other shape."""
+    if not isinstance(values, Mapping):
+        return ()
+    parts = {key: value for key, value in values.items() if isinstance(value, int | float)}
+    longest = max(parts.values(), default=0) or 1
+    return tuple(
+        DurationView(
+            label=key.removesuffix("_s").replace("_", " "),
+            text=text.duration(value),
+            share=round(100 * value / longest, 1),
+        )
+        for key, value in parts.items()
+    )

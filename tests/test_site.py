@@ -1,0 +1,446 @@
+"""The static page without a browser: what is written, what is kept out of it, and how the folder is swapped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from boards import HOSTILE, SMALL_REASONS, official_board, small_board, submission, submissions
+
+from ranker.board import Cell, Interval
+from ranker.errors import UsageError
+from ranker.site import TrackRun, charts, render, text
+from ranker.site.track_view import track_view
+from ranker.types import SubmissionState
+
+VOID = {"meta", "link", "input", "br", "img", "line", "rect", "circle", "path", "polyline"}
+
+
+class Page(HTMLParser):
+    """Reads a page: elements with their attributes, all text, and whether every element is closed in its place."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self._open == [], f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small board's page, rendered once."""
+    board = small_board()
+    return render([board], submissions(board), tmp_path_factory.mktemp("small") / "site").parent
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The official table's page, rendered once."""
+    board = official_board()
+    return render([board], submissions(board), tmp_path_factory.mktemp("official") / "site").parent
+
+
+def test_all_files_are_there_and_nothing_else(small: Path) -> None:
+    """Exactly the promised files: no left-over, no missing page of a submission."""
+    pages = {f"submission/{row.submission_id}.html" for row in small_board().rows}
+    found = {str(path.relative_to(small)) for path in small.rglob("*") if path.is_file()}
+    statics = {"static/site.css", "static/site.js", "static/icon.svg"}
+    assert found == pages | statics | {"index.html", "data.json", "data.csv", "track-a.csv", ".ranker-site"}
+    assert [path.name for path in small.parent.iterdir()] == ["site"]
+
+
+def test_every_page_is_well_formed_and_links_only_to_itself(small: Path, official: Path) -> None:
+    """No page refers to another host, and every relative link leads to a file that exists."""
+    looked_at = 0
+    for page in [*small.rglob("*.html"), *official.rglob("*.html")]:
+        read = Page(page)
+        for _, attributes in read.elements:
+            for name in {"href", "src", "action", "srcset"} & set(attributes):
+                target = (attributes[name] or "").partition("#")[0]
+                assert "//" not in target
+                assert not target or (page.parent / target).resolve().is_file(), target
+                looked_at += 1
+    assert looked_at > 300
+    for asset in ("site.css", "site.js"):
+        content = (small / "static" / asset).read_text(encoding="utf-8")
+        assert "//" not in content.replace("// ", "")
+        assert "url(" not in content
+
+
+def test_the_official_table_shows_every_score_and_team(official: Path) -> None:
+    """All 23 teams and all 21 tasks' scores stand in the page, in the official order."""
+    board = official_board()
+    page = Page(official / "index.html")
+    values = [cell["data-v"] for cell in page.of("td") if "data-v" in cell]
+    expected = []
+    for row in board.rows:
+        expected += [str(row.rank), str(row.score), str(row.groups["public"]), str(row.groups["hidden"])]
+        expected += [str(row.cells[column.name].raw) for column in board.columns]
+    assert len(expected) == 23 * 25
+    assert values == expected
+    places = [page.text.index(row.team) for row in board.rows[1:]]
+    assert places == sorted(places)
+
+
+def test_demonstration_is_said_on_every_page(small: Path, official: Path) -> None:
+    """Each page of a demonstration says so in its title and gives every reason; one of the whole protocol does not."""
+    pages = list(small.rglob("*.html"))
+    assert len(pages) == 10
+    for path in pages:
+        page = Page(path)
+        assert "Demonstration: " in page.text[:40]
+        assert all(reason in page.text for reason in SMALL_REASONS)
+    assert all("emonstration" not in path.read_text(encoding="utf-8") for path in official.rglob("*.html"))
+
+
+def test_tracks_with_different_reasons_are_named(tmp_path: Path) -> None:
+    """Where only one of two tracks is a demonstration, its banner names that track, not the other."""
+    page = Page(render([small_board("A"), replace(small_board("B"), demonstration=())], [], tmp_path / "site"))
+    assert f"Track A: {SMALL_REASONS[0]}" in page.text
+    assert "Track B: benchmark" not in page.text
+
+
+def test_hostile_names_are_text(small: Path) -> None:
+    """Markup in a team's name arrives as its own text, in no page as an element."""
+    for path in small.rglob("*.html"):
+        page = Page(path)
+        assert page.of("img") == []
+        assert [script["src"] for script in page.of("script")] in (["static/site.js"], ["../static/site.js"])
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    index = Page(small / "index.html")
+    assert all(name in " ".join(index.words) for name in HOSTILE)
+
+
+def test_names_that_cannot_be_seen(tmp_path: Path) -> None:
+    """A name of invisible characters is replaced by the id; control characters are made visible."""
+    board = small_board()
+    odd = ("\u200b\u202e \u2060", "a\x00b\x1b[31m")
+    rows = tuple(replace(row, team=team) for row, team in zip(board.rows, odd, strict=False))
+    changed = replace(board, rows=rows)
+    page = Page(render([changed], submissions(changed), tmp_path / "site"))
+    assert rows[0].submission_id in page.text
+    assert "a\N{REPLACEMENT CHARACTER}b" in page.text
+
+
+def test_hidden_tasks_predictions_never_leave(small: Path) -> None:
+    """Items of hidden and of unknown tasks are in no file, though they were handed over; those of public tasks are."""
+    board = small_board()
+    page = submission(board.rows[0], board)
+    assert "secret" in page.runs[0].samples
+    for path in small.rglob("*.*"):
+        content = path.read_text(encoding="utf-8") if path.is_file() else ""
+        assert "reference-of-secret" not in content
+        assert "clip-secret" not in content
+    assert "reference-of-keyword" in (small / "data.json").read_text(encoding="utf-8")
+    assert "reference-of-keyword" in (small / f"submission/{page.id}.html").read_text(encoding="utf-8")
+
+
+def test_samples_of_a_track_without_a_board_never_leave(tmp_path: Path) -> None:
+    """Without a board nothing says that a task is public, so nothing of it is shown."""
+    board = small_board()
+    render([], [submission(board.rows[0], board)], tmp_path / "site")
+    assert "reference-of" not in (tmp_path / "site" / "data.json").read_text(encoding="utf-8")
+
+
+def test_shape_of_data_json(small: Path) -> None:
+    """data.json has the documented keys, and says of the board exactly what Board.to_json says."""
+    data = json.loads((small / "data.json").read_text(encoding="utf-8"))
+    board = small_board()
+    assert list(data) == ["format", "boards", "submissions"]
+    assert data["format"] == 1
+    assert data["boards"] == json.loads(json.dumps([board.to_json()]))
+    assert list(data["boards"][0]) == [
+        "benchmark", "benchmark_title", "track", "track_title", "seed", "condition", "demonstration", "columns", "rows",
+        "made_at",
+    ]  # fmt: skip
+    first = data["submissions"][0]
+    assert list(first) == ["id", "team", "digest", "received_at", "state", "reasons", "encoder", "runs"]
+    assert list(first["runs"][0]) == ["track", "manifest", "curve", "samples"]
+    assert first["runs"][0]["samples"]["keyword"][0] == {
+        "item": "clip-keyword-0000", "reference": "reference-of-keyword", "candidate": "yes", "score": 0.0,
+    }  # fmt: skip
+    assert first["runs"][0]["curve"][-1][0] == 300
+    assert len(data["submissions"]) == 9
+
+
+def test_nan_becomes_null(tmp_path: Path) -> None:
+    """A loss that was not finite does not make data.json invalid, nor the curve's drawing."""
+    board = small_board()
+    run = TrackRun(track="A", manifest={"rate": math.inf}, curve=((1, 2.0), (2, math.nan), (3, 1.0)))
+    index = render([board], [submission(board.rows[0], board, runs=(run,))], tmp_path / "site")
+    content = (index.parent / "data.json").read_text(encoding="utf-8")
+    assert json.loads(content)["submissions"][0]["runs"][0] == {
+        "track": "A", "manifest": {"rate": None}, "curve": [[1, 2.0], [3, 1.0]], "samples": {},
+    }  # fmt: skip
+    assert "nan" not in "".join(path.read_text(encoding="utf-8") for path in index.parent.rglob("submission/*.html"))
+
+
+def test_csv_files(small: Path) -> None:
+    """data.csv has one line per score, track-a.csv one per submission; no team name is a formula for a spreadsheet."""
+    board = small_board()
+    lines = list(csv.DictReader(io.StringIO((small / "data.csv").read_text(encoding="utf-8"))))
+    assert len(lines) == sum(len(row.cells) for row in board.rows) == 51
+    cell = board.rows[1].cells["instrument"]
+    line = next(line for line in lines if line["rank"] == "2" and line["task"] == "instrument")
+    assert (float(line["score"]), line["weight"], line["items"], line["blind"]) == (cell.raw, "2.0", "180", "0.08")
+    table = list(csv.DictReader(io.StringIO((small / "track-a.csv").read_text(encoding="utf-8"))))
+    assert [line["rank"] for line in table] == ["1", "2", "3", "4", "4", "6", "7", "", ""]
+    assert float(table[1]["instrument"]) == cell.raw
+    assert table[7]["missing"] == "effects secret"
+    teams = {line["team"] for line in [*lines, *table]}
+    assert len(teams) == 9
+    assert not any(team.startswith(("=", "+", "-", "@")) for team in teams)
+
+
+def test_incomplete_rows_have_no_rank_and_say_what_is_missing(small: Path) -> None:
+    """An incomplete submission comes after the ranked ones, without rank, score, or shade."""
+    page = Page(small / "index.html")
+    assert page.text.index("Incomplete, not ranked") > page.text.index("noise")
+    assert "missing: effects, secret" in page.text
+    view = track_view(small_board(), {})
+    assert [row.rank for row in view.incomplete] == [None, None]
+    assert {cell.heat for row in view.incomplete for cell in row.cells} == {None}
+    assert {row.mark for row in view.incomplete} == {None}
+
+
+def test_columns_without_signal_carry_no_shade_and_no_best(small: Path) -> None:
+    """Where no team beats the blind floor, the page neither colours the numbers nor calls one the best."""
+    view = track_view(small_board(), {})
+    for row in view.ranked:
+        flat, other = row.cells[2], row.cells[0]
+        assert (flat.heat, flat.best) == (None, False)
+        assert other.heat is not None
+    assert Page(small / "index.html").text.count("no signal") == 2  # the column's head, and the words that explain it
+
+
+def test_only_indistinguishable_neighbours_are_joined() -> None:
+    """False joins two rows; True and None do not."""
+    assert [row.tied_to_next for row in track_view(small_board(), {}).ranked] == [
+        False, True, False, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_rows_without_a_page_have_no_link(tmp_path: Path) -> None:
+    """A team whose page was not handed over is named without a link that leads nowhere."""
+    board = small_board()
+    page = Page(render([board], [submission(board.rows[0], board)], tmp_path / "site"))
+    links = [link["href"] for link in page.of("a") if (link["href"] or "").startswith("submission/")]
+    assert links == [f"submission/{board.rows[0].submission_id}.html"]
+
+
+def test_refused_submission_shows_its_reasons(tmp_path: Path) -> None:
+    """A submission on no board is listed with its state, and its page gives every reason."""
+    board = small_board()
+    page = submission(
+        board.rows[0], board, id="feedface0000", state=SubmissionState.REFUSED, encoder=None, runs=(),
+        reasons=("output_dim is 12, features have 13", "NaN in <clip 3>"),
+    )  # fmt: skip
+    index = render([board], [page], tmp_path / "site")
+    assert "Submissions on no board" in Page(index).text
+    shown = Page(index.parent / "submission/feedface0000.html").text
+    assert "output_dim is 12, features have 13 NaN in <clip 3>" in shown
+
+
+def test_no_boards_and_empty_boards_are_friendly(tmp_path: Path) -> None:
+    """Nothing to rank yet is said in words; no table without rows."""
+    assert "No ranking yet" in Page(render([], [], tmp_path / "none")).text
+    page = Page(render([replace(small_board(), rows=())], [], tmp_path / "empty"))
+    assert "No team yet" in page.text
+    assert page.of("table") == []
+
+
+def test_times_have_a_zone(small: Path, tmp_path: Path) -> None:
+    """The page names the zone; a time without one is refused before anything is replaced."""
+    assert "4 March 2026, 16:30 UTC" in Page(small / "index.html").text
+    naive = replace(small_board(), made_at=datetime(2026, 3, 4, 16, 30))  # noqa: DTZ001
+    first = render([small_board()], [], tmp_path / "site").read_bytes()
+    with pytest.raises(ValueError, match="zone"):
+        render([naive], [], tmp_path / "site")
+    assert (tmp_path / "site" / "index.html").read_bytes() == first
+
+
+@pytest.mark.parametrize("wrong", ["../evil", "a/b", "", "x" * 65, "A B"])
+def test_an_id_cannot_name_a_file_elsewhere(tmp_path: Path, wrong: str) -> None:
+    """A submission's id becomes a file name, so nothing but digits and letters passes."""
+    board = small_board()
+    with pytest.raises(ValueError, match="file"):
+        render([board], [submission(board.rows[0], board, id=wrong)], tmp_path / "site")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_boards_of_one_track_are_refused(tmp_path: Path) -> None:
+    """Two tracks whose names would share a file are refused, not overwritten."""
+    with pytest.raises(ValueError, match="one board per track"):
+        render([small_board("A"), small_board("a")], [], tmp_path / "site")
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    """`--out` on a folder that is no earlier page is refused, and not a file of it is touched."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="not a page that ranker made"):
+        render([small_board()], [], home)
+    assert [path.name for path in home.iterdir()] == ["thesis.txt"]
+    (tmp_path / "link").symlink_to(home)
+    with pytest.raises(UsageError):
+        render([small_board()], [], tmp_path / "link")
+    assert (home / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_old_page_is_replaced_whole(tmp_path: Path) -> None:
+    """Nothing of an earlier page survives: a submission that is gone has no page left."""
+    board = small_board()
+    render([board], submissions(board), tmp_path / "site")
+    render([board], [submission(board.rows[0], board)], tmp_path / "site")
+    assert [path.name for path in (tmp_path / "site" / "submission").iterdir()] == [
+        f"{board.rows[0].submission_id}.html"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+RENDER_FOR_EVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+from pathlib import Path
+from boards import small_board
+from ranker.site import render
+board = small_board()
+print("ready", flush=True)
+while True:
+    for title in ("Old page", "New page"):
+        render([replace(board, benchmark_title=title)], [], Path(sys.argv[2]))
+        print(title, flush=True)
+"""
+
+
+def test_a_kill_leaves_a_whole_page(tmp_path: Path) -> None:
+    """Readers find one whole page while it is rendered again and again, and after SIGKILL; the next render works."""
+    out = tmp_path / "site"
+    render([small_board()], [], out)
+    for kill_after in (2, 3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", RENDER_FOR_EVER, str(Path(__file__).parent), str(out)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert child.stdout is not None
+        try:
+            for _ in range(1 + kill_after):
+                assert child.stdout.readline()
+                for _ in range(40):
+                    assert (out / "index.html").read_text(encoding="utf-8").endswith("</html>")
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child.stdout.close()
+        page = Page(out / "index.html")
+        data = json.loads((out / "data.json").read_text(encoding="utf-8"))
+        assert data["boards"][0]["benchmark_title"] in page.text
+    render([replace(small_board(), benchmark_title="Third page")], [], out)
+    assert "Third page" in Page(out / "index.html").text
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_page_lost_between_two_renames_comes_back(tmp_path: Path) -> None:
+    """Without an exchange of folders, a kill between two renames leaves `.site.old`: the next render restores it."""
+    out = tmp_path / "site"
+    render([small_board()], [], out)
+    out.rename(tmp_path / ".site.old")
+    with pytest.raises(ValueError, match="zone"):
+        render([replace(small_board(), made_at=datetime(2026, 3, 4))], [], out)  # noqa: DTZ001
+    assert (out / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "\N{EN DASH}"), (0.12345, "0.123"), (-0.0001, "0.000"), (1.0, "1.000"), (-0.5, "\N{MINUS SIGN}0.500")],
+)
+def test_numbers(value: float | None, shown: str) -> None:
+    """Three decimals, a true minus sign, and no negative zero."""
+    assert text.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "0.40 s"),
+        (59.94, "59.9 s"),
+        (59.99, "60.0 s"),
+        (119.7, "2 min 00 s"),
+        (3599.9, "1 h 00 min"),
+        (7260, "2 h 01 min"),
+    ],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    """Rounding never gives 60 seconds within minutes, nor 60 minutes within hours."""
+    assert text.duration(seconds) == shown
+
+
+def test_scores_that_would_look_the_same_get_a_fourth_decimal() -> None:
+    """Two different track scores never print alike at four decimals where three would hide the difference."""
+    board = small_board()
+    close = tuple(replace(row, score=0.5 + index / 5000) for index, row in enumerate(board.rows[:3]))
+    shown = [row.score.text for row in track_view(replace(board, rows=close), {}).ranked]
+    assert shown == ["0.5000", "0.5002", "0.5004"]
+
+
+def test_heat_does_not_blow_up_small_differences() -> None:
+    """A field within a hundredth of the scale stays pale; a wide one uses all shades, the best the darkest."""
+    assert charts.heat(0.51, [0.50, 0.51]) == 0
+    assert [charts.heat(value, [0.1, 0.5, 0.9]) for value in (0.1, 0.5, 0.9)] == [0, 2, 8]
+
+
+def test_bars_of_a_metric_where_lower_is_better() -> None:
+    """With worst above best the bar still grows to the right, and the interval's ends stay in order."""
+    board = small_board()
+    column = replace(board.columns[0], worst=2.0, best=0.0, blind=1.0)
+    cell = Cell(raw=0.5, normalized=0.75, interval=Interval(low=0.4, high=0.6))
+    bar = charts.task_bar(column, cell, [cell, Cell(raw=1.5, normalized=0.25, interval=None)])
+    assert (bar.score.low, bar.score.middle, bar.score.high) == (70.0, 75.0, 80.0)
+    assert (bar.field_low, bar.field_high, bar.blind) == (25.0, 75.0, 50.0)
+
+
+def test_long_curves_are_thinned_but_end_where_they_end() -> None:
+    """A hundred thousand steps become a few hundred points, the last one kept; one point or none gives no drawing."""
+    curve = [(step, 1 / step) for step in range(1, 100_001)]
+    points = charts.thinned(curve)
+    assert 300 <= len(points) <= 400
+    assert points[-1] == curve[-1]
+    assert charts.training_curve(curve[:1]) is None
+    assert charts.training_curve([(5, 1.0), (5, 1.0)]) is None
+    drawn = charts.training_curve([(1, 2.0), (2, 2.0)])
+    assert drawn is not None
+    assert len(drawn.y_ticks) >= 2
