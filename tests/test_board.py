@@ -206,7 +206,7 @@ def test_incomplete_submissions_are_rows_without_rank(place: Place) -> None:
     place.submit("refused", check=Status.FAILED)
     place.submit("waiting")
     place.evaluate(place.submit("partly"), under, {"keyword": 60})
-    place.evaluate(place.submit("failed"), under, {}, status=Status.FAILED)
+    place.evaluate(place.submit("failed"), under, {"keyword": 60, "pitch": 40}, status=Status.FAILED)
     place.evaluate(place.submit("whole"), under, {"keyword": 10, "pitch": 10})
     board = place.board(bench)
     assert [(row.team, row.rank, row.missing) for row in board.rows] == [

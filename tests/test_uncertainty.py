@@ -9,7 +9,7 @@ import pytest
 from ranker import config
 from ranker.config import Task, Track
 from ranker.errors import OrganizerError
-from ranker.metrics import Pair, evaluate
+from ranker.metrics import Pair, evaluate, reweighted
 from ranker.types import Domain, Group, MetricName
 from ranker.uncertainty import difference, interval, seed_of, task_draws, track_draws
 
@@ -128,6 +128,26 @@ def test_rare_classes_do_not_pull_map_down() -> None:
     draws = task_draws(task(MetricName.MAP, num_classes=3), {"x": result.items}, seed=1)["x"]
     assert result.value == 1.0
     np.testing.assert_allclose(draws, 1.0)
+
+
+def test_intervals_of_map_cover_its_expectation() -> None:
+    """Few clips per class and many wrong answers: intervals hold the value's mean over many test sets."""
+    rng = np.random.default_rng(6)
+    mean_ap = task(MetricName.MAP, num_classes=20)
+
+    def draw() -> pd.DataFrame:
+        truth = rng.integers(20, size=100)
+        answers = np.where(rng.random(100) < 0.2, truth, rng.integers(20, size=100))
+        texts = {"reference": [f"l{i}" for i in truth], "candidate": [f"l{i}" for i in answers]}
+        return pd.DataFrame({"clip": [f"{i:03d}" for i in range(100)], **texts})
+
+    ones = np.ones((1, 100))
+    expected = np.mean([reweighted(MetricName.MAP, draw(), ones, num_classes=20)[0] for _ in range(1000)])
+    held = 0
+    for simulation in range(200):
+        low, high = interval(task_draws(mean_ap, {"x": draw()}, seed=simulation, resamples=200)["x"])
+        held += low <= expected <= high
+    assert 0.92 <= held / 200 <= 0.99
 
 
 def test_track_draws_follow_bounds_weights_and_groups() -> None:
