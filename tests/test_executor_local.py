@@ -20,12 +20,13 @@ from ranker.config import Service
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError, OrganizerError
-from ranker.executors.local import _environments, gpus, run
+from ranker.executors.local import Gpu, _environments, driver_gpus, gpus, run, torch_has_cuda
 from ranker.home import Home
 from ranker.types import Fault, JobKind, Status
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 TEAM = "a" * 12
+NO_GPUS: tuple[Gpu, ...] = ()
 SERVICE = Service(retry_delay_s=0, infra_attempts=3)
 SCRIPT = """
 import os, signal, sys
@@ -104,7 +105,7 @@ def test_a_worker_that_dies_is_replaced(engine: Engine, home: Home) -> None:
 
 
 def test_a_job_that_kills_every_worker_does_not_take_the_others_down(engine: Engine, home: Home) -> None:
-    """Attacks with one poisonous job: given up after the configured attempts, it leaves the other job alone, and the run says so."""
+    """Attacks with one poisonous job: given up after its attempts, it leaves the other alone, and the run says so."""
     ids = enqueue(engine, 2)
     body = f"if context.claim.seed == 0: os.kill(os.getpid(), signal.SIGKILL)\n{GOOD}"
     with pytest.raises(InfraError, match="1 of 2 jobs failed by no fault of their team"):
@@ -207,15 +208,16 @@ def test_all_workers_together_have_no_more_threads_than_there_are_cores(
 ) -> None:
     """Attacks oversubscription: threads times workers is at most the cores, and each has one at least."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     cores = len(os.sched_getaffinity(0))
-    environments = _environments(SERVICE, workers, jobs=1000)
+    environments = _environments(NO_GPUS, SERVICE, workers, jobs=1000)
     threads = [int(environment["OMP_NUM_THREADS"]) for environment in environments]
     assert len(threads) == min(workers, cores)
     assert min(threads) >= 1
     assert sum(threads) <= cores
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert {environment["OMP_NUM_THREADS"] for environment in _environments(SERVICE, workers, jobs=1000)} == {"1"}
+    assert {environment["OMP_NUM_THREADS"] for environment in _environments(NO_GPUS, SERVICE, workers, jobs=1000)} == {
+        "1"
+    }
 
 
 def driver(folder: Path, answer: str, status: int = 0) -> str:
@@ -249,19 +251,28 @@ def test_gpus_are_those_that_cuda_would_see(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [gpu.uuid for gpu in gpus()] == expected
+    assert [gpu.uuid for gpu in driver_gpus()] == expected
 
 
-def test_there_is_one_worker_per_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_there_is_one_worker_per_gpu() -> None:
     """Attacks placement: each worker sees one GPU, by its UUID, and no two the same."""
+    devices = (Gpu(uuid="GPU-11aa", name="H200"), Gpu(uuid="GPU-22bb", name="H200"))
+    seen = [each["CUDA_VISIBLE_DEVICES"] for each in _environments(devices, SERVICE, None, jobs=10)]
+    assert seen == ["GPU-11aa", "GPU-22bb"][: len(os.sched_getaffinity(0))]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in _environments(devices, SERVICE, 1, jobs=10)] == ["GPU-11aa"]
+
+
+def test_a_torch_for_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Attacks a machine with GPUs and a torch that cannot use them: what torch says of its build decides."""
     monkeypatch.setenv("PATH", driver(tmp_path, TWO_GPUS), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    seen = [each["CUDA_VISIBLE_DEVICES"] for each in _environments(SERVICE, None, jobs=10)]
-    assert seen == ["GPU-11aa", "GPU-22bb"][: len(os.sched_getaffinity(0))]
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in _environments(SERVICE, 1, jobs=10)] == ["GPU-11aa"]
+    code = "import torch; raise SystemExit(torch.version.cuda is not None)"
+    with_cuda = subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+    assert torch_has_cuda() == with_cuda
+    assert len(gpus()) == (2 if with_cuda else 0)
 
 
 def test_a_driver_that_fails_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Attacks `No devices were found`, which nvidia-smi prints where the names would be."""
     monkeypatch.setenv("PATH", driver(tmp_path, "No devices were found", status=6), prepend=os.pathsep)
-    assert gpus() == ()
+    assert driver_gpus() == ()

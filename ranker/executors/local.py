@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Engine, select
@@ -72,7 +74,7 @@ def run(
     arguments = [*command, "--home", str(home.root), "--jobs", ",".join(map(str, sorted(job_ids)))]
     arguments += ["--service", service.model_dump_json(), "--parent", str(os.getpid())]
     try:
-        with _Pool(arguments, _environments(service, workers, len(job_ids))) as pool:
+        with _Pool(arguments, _environments(gpus(), service, workers, len(job_ids))) as pool:
             _supervise(engine, service, job_ids, pool, on_tick)
         on_tick()
         _raise_infra_faults(_jobs(engine, job_ids))
@@ -81,7 +83,19 @@ def run(
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that this process may use, in the driver's order; empty without a driver. Does not load torch.
+    """The GPUs that jobs of this process can use: `driver_gpus`, if the installed torch can use any."""
+    return driver_gpus() if torch_has_cuda() else ()
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is a build with CUDA, judged by its libraries; torch is not loaded."""
+    found = importlib.util.find_spec("torch")
+    folders = found.submodule_search_locations if found is not None else None
+    return any((Path(folder) / "lib" / "libtorch_cuda.so").is_file() for folder in folders or ())
+
+
+def driver_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, in its order; empty without a driver.
 
     Raises InfraError if the driver is there and does not answer.
     """
@@ -112,10 +126,9 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(chosen)
 
 
-def _environments(service: Service, workers: int | None, jobs: int) -> list[dict[str, str]]:
+def _environments(devices: Sequence[Gpu], service: Service, workers: int | None, jobs: int) -> list[dict[str, str]]:
     """One environment per worker: its GPU, and threads such that all workers together use no more than the cores."""
     cores = len(os.sched_getaffinity(0))
-    devices = gpus()
     number = workers if workers is not None else len(devices) or service.cpu_workers
     number = max(1, min(number, jobs, cores, len(devices) or cores))
     environments = []

@@ -1,0 +1,205 @@
+"""Doctor: each thing that can be wrong is named, with what to do, and doctor itself changes and breaks nothing."""
+
+from __future__ import annotations
+
+import gc
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from ranker import queue
+from ranker.config import Service
+from ranker.db.models import Submission
+from ranker.db.session import open_database, session
+from ranker.doctor import _CHECKS, Finding, Verdict, _examine, _Patient, examine
+from ranker.home import Home
+from ranker.types import JobKind, SandboxName
+
+NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
+TEAM = "a" * 12
+
+# Where no engine answers, the docker package leaves its sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("RANKER_CACHE", str(tmp_path / "cache"))
+    yield
+    gc.collect()  # those sockets, while their warning is ignored
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(root=tmp_path / "home")
+
+
+@pytest.fixture
+def engine(home: Home) -> Iterator[Engine]:
+    engine = open_database(home)
+    with session(engine) as writing:
+        writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
+        queue.enqueue(writing, submission_id=TEAM, kind=JobKind.CHECK, condition=None, seed=0, now=NOW)
+    yield engine
+    engine.dispose()
+
+
+def find(home: Home, part: str, service: Service | None = None, now: datetime = NOW) -> Finding:
+    found = _examine(part, _Patient(home=home, service=service or Service(), now=now))
+    assert len(found) == 1
+    return found[0]
+
+
+def program(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, script: str) -> None:
+    """Put a program of this name before all others."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_an_empty_home_is_examined_whole_and_left_empty(home: Home) -> None:
+    """Attacks a first run: each part has its finding, what is to be done has advice, and nothing is created."""
+    findings = examine(home, Service(), now=NOW)
+    assert {finding.part for finding in findings} >= set(_CHECKS) - {"NVIDIA container toolkit"}
+    assert all(finding.advice for finding in findings if finding.verdict is not Verdict.OK)
+    assert not home.root.exists()
+    assert find(home, "benchmark").verdict is Verdict.MISSING
+    assert "ranker data build mini" in find(home, "benchmark").advice
+
+
+def test_json_is_plain(home: Home) -> None:
+    """Attacks what scripts read: four words per finding."""
+    values = [finding.to_json() for finding in examine(home, Service(), now=NOW)]
+    assert len(values) >= 15
+    assert all(set(value) == {"part", "verdict", "found", "advice"} for value in values)
+
+
+def test_a_good_database_is_good(engine: Engine, home: Home) -> None:
+    """Attacks false alarms: revision and integrity are named, no job is left behind."""
+    assert find(home, "database").verdict is Verdict.OK
+    assert "revision 0001, 1 submissions" in find(home, "database").found
+    assert find(home, "jobs").found == "0 jobs running, 1 queued, none left behind"
+
+
+def test_a_damaged_database_is_named(engine: Engine, home: Home) -> None:
+    """Attacks integrity: pages overwritten in the middle of the file are found, and nothing is raised."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.exec_driver_sql("BEGIN")
+    engine.dispose()
+    size = home.database_path.stat().st_size
+    with home.database_path.open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xff" * (size - 4096))
+    assert find(home, "database").verdict is Verdict.MISSING
+    assert "database" in find(home, "database").found
+
+
+def test_a_file_that_is_no_database_is_named(home: Home) -> None:
+    """Attacks with a text file in the database's place: findings, not exceptions; the file stays as it is."""
+    home.root.mkdir()
+    home.database_path.write_text("no database" * 1000)
+    assert find(home, "database").verdict is Verdict.MISSING
+    assert find(home, "clock").part == "clock"
+    assert home.database_path.read_text() == "no database" * 1000
+
+
+def test_a_database_of_another_revision_is_not_migrated(engine: Engine, home: Home) -> None:
+    """Attacks `looks only`: an old revision is named and stays; parts that read the tables do not stumble over it."""
+    with session(engine) as writing:
+        writing.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    assert find(home, "database").verdict is Verdict.WARNING
+    assert "revision 0000" in find(home, "database").found
+    assert find(home, "jobs").verdict is Verdict.OK
+    assert list(home.root.glob("*.backup-*")) == []
+
+
+def test_a_job_without_its_worker_is_named(engine: Engine, home: Home) -> None:
+    """Attacks stale leases: a dead worker's job at once, a silent one's when its lease ends, a living one's not."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        dead = queue.worker_id(process.pid)
+    queue.claim(engine, worker=queue.worker_id(), now=NOW, lease_s=60)
+    assert find(home, "jobs").verdict is Verdict.OK
+    assert "1 of 1 running jobs have lost their worker: 1" in find(home, "jobs", now=NOW + timedelta(seconds=60)).found
+    queue.reap(engine, now=NOW, is_dead=lambda _: True, max_infra_attempts=5)
+    queue.claim(engine, worker=dead, now=NOW, lease_s=60)
+    assert find(home, "jobs").verdict is Verdict.WARNING
+
+
+def test_a_clock_that_is_behind_is_named(engine: Engine, home: Home) -> None:
+    """Attacks time: a job from the future means that the clock was set back."""
+    assert find(home, "clock").verdict is Verdict.OK
+    behind = find(home, "clock", now=NOW - timedelta(days=1))
+    assert behind.verdict is Verdict.WARNING
+    assert "2026-02-12 12:00 UTC, later than now" in behind.found
+
+
+def test_a_wrong_config_is_named_and_the_others_counted(home: Home) -> None:
+    """Attacks configuration: the home's own file is read in place of the shipped one, and its mistake shown."""
+    assert find(home, "configuration").verdict is Verdict.OK
+    (home.root / "configs").mkdir(parents=True)
+    (home.root / "configs" / "mini.yaml").write_text("name: mini\nsurprise: 1\n")
+    wrong = find(home, "configuration")
+    assert wrong.verdict is Verdict.WARNING
+    assert "surprise" in wrong.found
+
+
+def test_left_overs_are_named_when_they_are_old(home: Home) -> None:
+    """Attacks temporary folders: one of a running command is left alone, one of a killed command is named."""
+    folder = home.submissions / ".incoming-x"
+    folder.mkdir(parents=True)
+    made = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    assert find(home, "left-over folders", now=made + timedelta(minutes=1)).verdict is Verdict.OK
+    assert ".incoming-x" in find(home, "left-over folders", now=made + timedelta(hours=2)).found
+
+
+def test_no_sandbox_by_configuration_is_a_warning(home: Home) -> None:
+    """Attacks `sandbox: none`: it can never look fine."""
+    assert find(home, "sandbox", Service(sandbox=SandboxName.NONE)).verdict is Verdict.WARNING
+
+
+def test_the_engine_that_is_asked_for_must_work(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks engines: with docker configured and no engine there, docker and sandbox are missing, with a way out."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    service = Service(sandbox=SandboxName.DOCKER)
+    assert find(home, "Docker").verdict is Verdict.WARNING
+    assert find(home, "Docker", service).verdict is Verdict.MISSING
+    assert find(home, "sandbox", service).verdict is Verdict.MISSING
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("NVIDIA Container Toolkit CLI version 1.17.8", Verdict.OK),
+        ("NVIDIA Container Toolkit CLI version 1.18.0-rc.1", Verdict.OK),
+        ("NVIDIA Container Toolkit CLI version 1.17.7", Verdict.MISSING),
+        ("NVIDIA Container Toolkit CLI version 1.9.12", Verdict.MISSING),
+        ("who knows", Verdict.WARNING),
+    ],
+)
+def test_an_exploitable_toolkit_is_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str, verdict: Verdict
+) -> None:
+    """Attacks versions: compared as numbers, not as text; only looked at where there is a GPU."""
+    program(monkeypatch, tmp_path, "nvidia-ctk", f"echo '{answer}'")
+    program(monkeypatch, tmp_path, "nvidia-smi", "exit 9")
+    assert _examine("NVIDIA container toolkit", _Patient(home=home, service=Service(), now=NOW)) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program(monkeypatch, tmp_path, "nvidia-smi", "echo 'GPU-1, NVIDIA T4'")
+    assert find(home, "NVIDIA container toolkit").verdict is verdict
+
+
+def test_doctor_loads_no_torch(home: Home) -> None:
+    """Attacks start-up time: the command line imports doctor, and doctor judges torch without loading it."""
+    code = "import sys; from pathlib import Path; from ranker.config import Service; from ranker.home import Home; "
+    code += "from ranker.doctor import examine; findings = examine(Home(root=Path(sys.argv[1])), Service()); "
+    code += "assert len(findings) > 10; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(home.root)], check=False).returncode == 0
