@@ -148,5 +148,5 @@ def _by_hand(names: Sequence[str]) -> str:
         return "Install it, or build on a Debian or Ubuntu machine and copy the folder data/field."
     return (
         f"Where a Debian mirror and the npm registry can be reached, run {' and '.join(steps)} in an empty folder"
-        " (after `apt-get update`), and pass that folder as packages."
+        " (after `apt-get update`), and pass that folder with --packages."
     )
