@@ -18,6 +18,7 @@ def load_session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave their core alone
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
