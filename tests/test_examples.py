@@ -146,7 +146,7 @@ def sounds() -> dict[str, torch.Tensor]:
 @pytest.mark.engine
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_sample_passes_the_check(trees: Path, bubblewrap: Bubblewrap, name: str) -> None:
-    """Contract: found, constructed, called, and called again in another sandbox with equal bits, alone or in a batch."""
+    """Contract: found, constructed, called, and called again elsewhere with equal bits, alone or in a batch."""
     source = find_encoder(bubblewrap, trees / name, Limits())
     result = check_encoder(bubblewrap, EncoderSpec(tree=trees / name, source=source, threads=1), Limits())
     assert (result.module, result.root) == (f"{name}_encoder.py", ".")
