@@ -20,6 +20,7 @@ from boards import HOSTILE, SMALL_REASONS, official_board, small_board, submissi
 from ranker.board import Cell, Interval
 from ranker.errors import UsageError
 from ranker.site import TrackRun, charts, render, text
+from ranker.site.submission_view import standings, submission_view
 from ranker.site.track_view import track_view
 from ranker.types import SubmissionState
 
@@ -428,7 +429,7 @@ def test_bars_of_a_metric_where_lower_is_better() -> None:
     board = small_board()
     column = replace(board.columns[0], worst=2.0, best=0.0, blind=1.0)
     cell = Cell(raw=0.5, normalized=0.75, interval=Interval(low=0.4, high=0.6))
-    bar = charts.task_bar(column, cell, [cell, Cell(raw=1.5, normalized=0.25, interval=None)])
+    bar = charts.task_bar(column, cell, (0.5, 1.5))
     assert (bar.score.low, bar.score.middle, bar.score.high) == (70.0, 75.0, 80.0)
     assert (bar.field_low, bar.field_high, bar.blind) == (25.0, 75.0, 50.0)
 
@@ -444,3 +445,16 @@ def test_long_curves_are_thinned_but_end_where_they_end() -> None:
     drawn = charts.training_curve([(1, 2.0), (2, 2.0)])
     assert drawn is not None
     assert len(drawn.y_ticks) >= 2
+
+
+def test_places_per_task_share_ties_and_count_incomplete_rows() -> None:
+    """A team's place on a task is one more than the number of better ones; the field is everyone with a score there."""
+    board = small_board()
+    first, second, *others = board.rows
+    tied = replace(second, cells=second.cells | {"keyword": first.cells["keyword"]})
+    standing = standings(replace(board, rows=(first, tied, *others)))
+    places = [submission_view(submission(row, board), [standing]).runs[0].tasks[0].place for row in (first, tied)]
+    assert places == ["1 of 8", "1 of 8"]  # one of the nine has no score on this task
+    scores = sorted((row.cells["keyword"].raw for row in (first, *others) if "keyword" in row.cells), reverse=True)
+    last = next(row for row in others if "keyword" in row.cells and row.cells["keyword"].raw == scores[-1])
+    assert submission_view(submission(last, board), [standing]).runs[0].tasks[0].place == "8 of 8"

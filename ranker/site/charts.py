@@ -72,14 +72,14 @@ class TaskBar:
     blind: float | None
 
 
-def task_bar(column: TaskColumn, cell: Cell, field: Sequence[Cell]) -> TaskBar:
-    """Geometry of one row of a submission's page; `field` holds the task's cells of every row, this one's too."""
+def task_bar(column: TaskColumn, cell: Cell, field: tuple[float, float]) -> TaskBar:
+    """Geometry of one row of a submission's page; `field`: two raw scores that span all submissions."""
     axis = Axis(start=column.worst, end=column.best)
-    places = [axis.at(other.raw) for other in field]
+    low, high = sorted(map(axis.at, field))
     return TaskBar(
         score=axis.mark(cell.raw, cell.interval),
-        field_low=min(places),
-        field_high=max(places),
+        field_low=low,
+        field_high=high,
         blind=None if column.blind is None else axis.at(column.blind),
     )
 

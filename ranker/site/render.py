@@ -20,7 +20,7 @@ from ranker.errors import UsageError
 from ranker.home import asset
 from ranker.site import export
 from ranker.site.pages import SubmissionPage, page_path
-from ranker.site.submission_view import submission_view
+from ranker.site.submission_view import standings, submission_view
 from ranker.site.text import team_name
 from ranker.site.track_view import OtherView, demonstrations, slug, track_view
 
@@ -102,8 +102,9 @@ def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folde
     index = templates.get_template("index.html").render(tracks=tracks, others=others, root="", **shared)
     _put(folder / "index.html", index)
     template = templates.get_template("submission.html")
+    prepared = [standings(board) for board in boards]
     for page in submissions:
-        html = template.render(submission=submission_view(page, boards), root="../", **shared)
+        html = template.render(submission=submission_view(page, prepared), root="../", **shared)
         _put(folder / page_path(page.id), html)
     _put(folder / "data.json", export.to_json(boards, submissions))
     _put(folder / "data.csv", export.to_csv(boards))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ranker.board import Board, Cell, Row, TaskColumn
+from ranker.board import Board, Interval, Row, TaskColumn
 from ranker.site import charts, text
 from ranker.site.pages import Sample, SubmissionPage, TrackRun
 from ranker.site.track_view import HeadView, head_view, range_text, score_digits, slug
@@ -73,11 +74,50 @@ class SubmissionView:
     runs: tuple[RunView, ...]
 
 
-def submission_view(page: SubmissionPage, boards: Sequence[Board]) -> SubmissionView:
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """All submissions' scores on one task: normalised ones in rising order, and the extremes of the raw ones."""
+
+    normalized: tuple[float, ...]
+    raw: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standings:
+    """A board looked up by submission and by task, made once for all pages."""
+
+    board: Board
+    rows: Mapping[str, Row]
+    fields: Mapping[str, Field]
+    ranked: int
+    digits: int
+
+
+def standings(board: Board) -> Standings:
+    """Prepare a board for `submission_view`. A task that nobody has a score on has no field."""
+    fields = {}
+    for column in board.columns:
+        cells = [row.cells[column.name] for row in board.rows if column.name in row.cells]
+        if cells:
+            raw = [cell.raw for cell in cells]
+            fields[column.name] = Field(
+                normalized=tuple(sorted(cell.normalized for cell in cells)), raw=(min(raw), max(raw))
+            )
+    ranked = [row for row in board.rows if row.rank is not None]
+    return Standings(
+        board=board,
+        rows={row.submission_id: row for row in board.rows},
+        fields=fields,
+        ranked=len(ranked),
+        digits=score_digits(ranked),
+    )
+
+
+def submission_view(page: SubmissionPage, boards: Sequence[Standings]) -> SubmissionView:
     """A submission's page, with its rows and cells taken from the boards."""
     runs = {run.track: run for run in page.runs}
     name = text.team_name(page.team, page.id)
-    views = [_run(page, board, runs.get(board.track)) for board in boards]
+    views = [_run(page, each, runs.get(each.board.track)) for each in boards]
     return SubmissionView(
         page=page,
         name=name,
@@ -101,13 +141,12 @@ def public_samples(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, d
     }
 
 
-def _run(page: SubmissionPage, board: Board, run: TrackRun | None) -> RunView | None:
+def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> RunView | None:
     """One track of a submission's page; None where it has neither a row nor a run in the track."""
-    row = next((row for row in board.rows if row.submission_id == page.id), None)
+    board, digits = standing.board, standing.digits
+    row = standing.rows.get(page.id)
     if row is None and run is None:
         return None
-    ranked = [other for other in board.rows if other.rank is not None]
-    digits = score_digits(ranked)
     manifest = dict(run.manifest) if run else {}
     samples = public_samples(page, [board])[board.track] if run else {}
     titles = {column.name: column.title for column in board.columns}
@@ -116,12 +155,12 @@ def _run(page: SubmissionPage, board: Board, run: TrackRun | None) -> RunView | 
     return RunView(
         slug=slug(board.track),
         title=f"Track {board.track}: {board.track_title}",
-        place=f"Rank {row.rank} of {len(ranked)}" if row and complete else "Not ranked",
+        place=f"Rank {row.rank} of {standing.ranked}" if row and complete else "Not ranked",
         score=text.number(row.score if row else None, digits),
         range_text=range_text(row.interval if row else None),
         groups=tuple((name, text.number(value, digits)) for name, value in groups.items()) if len(groups) > 1 else (),
         missing=row.missing if row else (),
-        tasks=tuple(_task(board, column, row) for column in board.columns) if row else (),
+        tasks=tuple(_task(column, row, standing.fields) for column in board.columns) if row else (),
         curve=charts.training_curve(run.curve) if run else None,
         durations=_durations(manifest.pop("durations", None)),
         facts=text.fact_groups(manifest, "Run"),
@@ -129,22 +168,21 @@ def _run(page: SubmissionPage, board: Board, run: TrackRun | None) -> RunView | 
     )
 
 
-def _task(board: Board, column: TaskColumn, row: Row) -> TaskView:
+def _task(column: TaskColumn, row: Row, fields: Mapping[str, Field]) -> TaskView:
     head = head_view(column)
-    cells = {other.submission_id: other.cells[column.name] for other in board.rows if column.name in other.cells}
-    field: list[Cell] = list(cells.values())
-    lowest, highest = (min(c.raw for c in field), max(c.raw for c in field)) if field else (None, None)
-    field_text = f"{text.number(lowest)}\N{EN DASH}{text.number(highest)}" if field else text.NONE
+    field_text = text.NONE
+    if column.name in fields:
+        field_text = range_text(Interval(low=fields[column.name].raw[0], high=fields[column.name].raw[1]))
     if column.name not in row.cells:
         return TaskView(head=head, score=text.NONE, range_text="", bar=None, place=text.NONE, field_text=field_text)
-    cell = row.cells[column.name]
-    place = 1 + sum(other.normalized > cell.normalized for other in field)
+    cell, field = row.cells[column.name], fields[column.name]
+    better = len(field.normalized) - bisect_right(field.normalized, cell.normalized)
     return TaskView(
         head=head,
         score=text.number(cell.raw),
         range_text=range_text(cell.interval),
-        bar=charts.task_bar(column, cell, field),
-        place=f"{place} of {len(field)}",
+        bar=charts.task_bar(column, cell, field.raw),
+        place=f"{1 + better} of {len(field.normalized)}",
         field_text=field_text,
     )
 
