@@ -79,7 +79,9 @@ class FeatureStore:
     Use as a context: the file is deleted at the end.
     """
 
-    def __init__(self, *, data: Path, encoder: Encoder, plan: Sequence[tuple[Excerpt, ...]], path: Path, max_bytes: int):
+    def __init__(
+        self, *, data: Path, encoder: Encoder, plan: Sequence[tuple[Excerpt, ...]], path: Path, max_bytes: int
+    ):
         self._data = data
         self._encoder = encoder
         self._plan = plan

@@ -52,16 +52,18 @@ def train(
     examples: Callable[[int], Sequence[Example]],
     folder: Path,
     resume_from: Path | None,
+    cpu: bool,
     on_step: Callable[[int, float], None],
 ) -> None:
     """Train projector and LoRA in place for `steps` steps.
 
     `examples(step)` gives the batch of a step; `random_key` names the randomness of dropout. Checkpoints go to
     `folder/step-<n>` every `checkpoint_every` steps and at the end; `resume_from` is one of an earlier attempt.
+    `cpu` keeps it off a GPU that is there.
     `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`.
     Raises InfraError if the loss is not finite.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision is Precision.BF16 else "no")
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if recipe.precision is Precision.BF16 else "no")
     optimizer = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, optimizer)
     trained = [weight for weight in model.parameters() if weight.requires_grad]

@@ -1,0 +1,306 @@
+"""The commands. Each parses, calls one function of the service, and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+import ranker
+from ranker import service as services
+from ranker.cli import tables
+from ranker.cli.progress import JobDisplay
+from ranker.errors import ParticipantError, RankerError, UsageError
+from ranker.types import SandboxName
+
+app = typer.Typer(
+    name="ranker",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Take in, run, score and rank audio encoders of a challenge for large audio language models.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Build and verify benchmarks.")
+app.add_typer(data_app, name="data")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+BenchmarkOption = Annotated[
+    str | None, typer.Option("--benchmark", "-b", help="Benchmark; default: what configs/service.yaml says.")
+]
+TrackOption = Annotated[str | None, typer.Option("--track", "-t", help="Only this track.")]
+SandboxOption = Annotated[
+    SandboxName | None,
+    typer.Option(
+        "--sandbox", help="Where encoders run; default: configs/service.yaml. `none` is for your own code only."
+    ),
+]
+ConditionOption = Annotated[
+    str | None, typer.Option("--condition", help="Beginning of a condition's digest, where there are several.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; every expected error is one sentence and an exit code, without a traceback."""
+    command = typer.main.get_command(app)
+    try:
+        sys.exit(command.main(args=None if arguments is None else list(arguments), standalone_mode=False) or 0)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(UsageError.exit_code)
+    except ParticipantError as error:
+        tables.print_reasons(err, error.reasons)
+        sys.exit(error.exit_code)
+    except RankerError as error:
+        err.print(Text(f"ranker: {error}"))
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        err.print("ranker: stopped; the same command goes on from here")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    home: Annotated[
+        Path, typer.Option("--home", envvar="RANKER_HOME", help="Folder of ranker.db, submissions/ and leaderboard/.")
+    ] = Path(),
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        out.print(f"ranker {ranker.__version__}")
+        raise typer.Exit
+    context.obj = services.Ranker(home)
+
+
+@app.command()
+def ingest(
+    context: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.zip...", exists=True, dir_okay=False, help="Submissions as they came.")
+    ],
+    team: Annotated[str | None, typer.Option("--team", help="The team; default: the file's name without .zip.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", exists=True, dir_okay=False, help="The technical report (PDF).")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", metavar="FILE.py[:CLASS]", help="Which class is the encoder.")
+    ] = None,
+    sandbox: SandboxOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Unpack submissions, check their encoders in the sandbox, and record them."""
+    service: services.Ranker = context.obj
+    if len(files) > 1 and (team or report or encoder):
+        raise UsageError("--team, --report and --encoder belong to one file; give the files one at a time")
+    warn_without_sandbox(service.sandbox(sandbox))
+    received = [service.receive(file, team=team, report=report, encoder=encoder) for file in files]
+    job_ids = [each.job_id for each in received if each.is_queued]
+    with service.open() as engine, JobDisplay(engine, job_ids, err) as display:
+        service.run(job_ids, sandbox=sandbox, on_tick=display.tick)
+    views = service.find([each.submission.digest for each in received])
+    refused = [view for view in views if view.reasons]
+    if as_json:
+        print_json([view.to_json() | {"is_new": each.is_new} for view, each in zip(views, received, strict=True)])
+    else:
+        for view, each in zip(views, received, strict=True):
+            known = "" if each.is_new else " (these bytes were known already)"
+            out.print(Text(f"{view.submission.id}  {view.submission.team}: {view.state}{known}"))
+            tables.print_reasons(out, view.reasons)
+    if refused:
+        raise typer.Exit(ParticipantError.exit_code)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    submissions: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, or teams.")] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="Every accepted submission.")] = False,
+    benchmark: BenchmarkOption = None,
+    track: TrackOption = None,
+    limit_steps: Annotated[
+        int | None, typer.Option("--limit-steps", min=1, help="Stop training early: a demonstration.")
+    ] = None,
+    sandbox: SandboxOption = None,
+) -> None:
+    """Queue what is missing for these submissions, and run it to the end."""
+    service: services.Ranker = context.obj
+    if bool(submissions) == everyone:
+        raise UsageError("say which submissions: ids or teams, or --all")
+    warn_without_sandbox(service.sandbox(sandbox))
+    wanted = services.Wanted(benchmark=benchmark, track=track, limit_steps=limit_steps, sandbox=sandbox)
+    plan = service.queue_evaluations(submissions, wanted)
+    if plan.demonstration:
+        err.print(tables.demonstration(plan.demonstration))
+    err.print(Text(f"{len(plan.job_ids)} of {plan.asked} evaluations on {plan.benchmark} are to be done"))
+    with service.open() as engine, JobDisplay(engine, plan.job_ids, err) as display:
+        service.run(plan.job_ids, sandbox=sandbox, on_tick=display.tick)
+    failed = [view for view in service.find(plan.submission_ids) if view.reasons]
+    for view in failed:
+        err.print(Text(f"{view.submission.id}  {view.submission.team}: {view.state}"))
+        tables.print_reasons(err, view.reasons)
+    if failed:
+        raise typer.Exit(ParticipantError.exit_code)
+
+
+@app.command()
+def status(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """List submissions and their jobs."""
+    service: services.Ranker = context.obj
+    views = service.submissions()
+    if as_json:
+        print_json([view.to_json() for view in views])
+    elif not views:
+        out.print("no submissions yet: `ranker ingest FILE.zip` takes one in")
+    else:
+        out.print(tables.submissions(views))
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    submission: Annotated[str, typer.Argument(metavar="ID", help="An id, its beginning, or a team.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show one submission: what was found, its faults, scores and manifests."""
+    service: services.Ranker = context.obj
+    (view,) = service.find([submission])
+    if as_json:
+        print_json(view.to_json())
+    else:
+        out.print(tables.submission(view))
+
+
+@app.command()
+def rank(
+    context: typer.Context,
+    benchmark: BenchmarkOption = None,
+    track: TrackOption = None,
+    condition: ConditionOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the ranking, normalised and weighted."""
+    service: services.Ranker = context.obj
+    boards = service.boards(benchmark, track=track, condition=condition)
+    if as_json:
+        rankings = [services.ranking_json(board) for board in boards]
+        print_json(rankings[0] if len(rankings) == 1 else rankings)
+        return
+    for board in boards:
+        out.print(tables.board(board))
+    reasons = dict.fromkeys(reason for board in boards for reason in board.demonstration)
+    if reasons:
+        out.print(tables.demonstration(list(reasons)))
+
+
+@app.command()
+def leaderboard(
+    context: typer.Context,
+    benchmark: BenchmarkOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", file_okay=False, help="Folder; default: leaderboard/site of the home.")
+    ] = None,
+) -> None:
+    """Write the static page."""
+    service: services.Ranker = context.obj
+    out.print(Text(str(service.publish(benchmark, folder))))
+
+
+@app.command()
+def results(
+    context: typer.Context,
+    benchmark: BenchmarkOption = None,
+    remarks: Annotated[
+        Path | None, typer.Option("--remarks", exists=True, dir_okay=False, help="Markdown to stand below the figures.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", dir_okay=False, help="File; default: standard output.")] = None,
+) -> None:
+    """Write ranking, scores, hardware and durations as Markdown, from the database."""
+    service: services.Ranker = context.obj
+    text = service.results(benchmark, remarks)
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        file.write_text(text, encoding="utf-8")
+        out.print(Text(str(file)))
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Say what works here, what does not, and what to do."""
+    service: services.Ranker = context.obj
+    findings = service.examine()
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        out.print(tables.findings(findings))
+    if services.is_lame(findings):
+        raise typer.Exit(services.MISSING_EXIT_CODE)
+
+
+@data_app.command("build")
+def data_build(
+    context: typer.Context,
+    name: Annotated[services.Buildable, typer.Argument(help="Which benchmark.")],
+    packages: Annotated[
+        Path | None,
+        typer.Option("--packages", file_okay=False, help="field: folder of .deb and .tgz packages, kept and re-used."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Build anew though it is there.")] = False,
+) -> None:
+    """Build a benchmark's shards under data/."""
+    service: services.Ranker = context.obj
+    with Progress(console=err, disable=not err.is_terminal) as progress:
+        bar = progress.add_task(f"building {name}", total=None)
+        digest = service.build_data(
+            name,
+            packages,
+            again=again,
+            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    out.print(Text(f"{name}: {digest}"))
+
+
+@data_app.command("verify")
+def data_verify(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Benchmark; default: all that are built.")] = None,
+) -> None:
+    """Compare every byte of built benchmarks with their manifests."""
+    service: services.Ranker = context.obj
+    problems = 0
+    for benchmark, found in service.verify_data(name).items():
+        out.print(Text(f"{benchmark}: {'as built' if not found else f'{len(found)} problems'}"))
+        tables.print_reasons(out, found)
+        problems += len(found)
+    if problems:
+        raise typer.Exit(1)
+
+
+def warn_without_sandbox(sandbox: SandboxName) -> None:
+    """Nobody shall run another's code unconfined without having read this."""
+    if sandbox is SandboxName.NONE:
+        err.print(
+            "[bold red]warning:[/] --sandbox none: submitted code runs with all your rights. Use it for your own code only; "
+            "every score will be marked."
+        )
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, whole and unstyled."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,133 @@
+"""Boards, submissions and findings as text for a terminal. Names that teams chose are shown as text, never as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ranker.board import Board, Row
+from ranker.db.models import Job
+from ranker.doctor import Finding, Verdict
+from ranker.overview import SubmissionView
+from ranker.types import Status, SubmissionState
+
+_COLOURS = {
+    SubmissionState.REFUSED: "red",
+    SubmissionState.FAILED: "red",
+    SubmissionState.EVALUATED: "green",
+    SubmissionState.ACCEPTED: "cyan",
+}
+
+
+def demonstration(reasons: Sequence[str]) -> RenderableType:
+    """The notice that what follows is no result of the challenge."""
+    lines = Text("\n".join(f"· {reason}" for reason in reasons))
+    return Panel(lines, title="DEMONSTRATION, not a result of the challenge", border_style="yellow", expand=False)
+
+
+def board(value: Board) -> RenderableType:
+    """A ranking: rank, team, score with its interval, every task."""
+    title = f"{value.benchmark_title} ({value.benchmark}), track {value.track}: {value.track_title}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("team", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("95%", justify="right", style="dim")
+    for column in value.columns:
+        table.add_column(f"{column.name}\n{column.metric}", justify="right")
+    for row in value.rows:
+        table.add_row(*_board_cells(row, value))
+    blind = ["", Text("(without listening)", style="dim"), "", ""]
+    table.add_row(*blind, *(Text(_number(column.blind), style="dim") for column in value.columns))
+    return table
+
+
+def submissions(views: Sequence[SubmissionView]) -> RenderableType:
+    """One line per submission, with its jobs."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("id", "team", "received (UTC)", "state", "evaluations"):
+        table.add_column(name, overflow="fold")
+    for view in views:
+        state = Text(view.state, style=_COLOURS.get(view.state, ""))
+        jobs = Text("\n".join(_job_line(job) for job in view.evaluations))
+        received = view.submission.received_at.strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(view.submission.id, Text(view.submission.team), received, state, jobs)
+    return table
+
+
+def submission(view: SubmissionView) -> RenderableType:
+    """All about one submission."""
+    own = view.submission
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_row("id", own.id)
+    facts.add_row("team", Text(own.team))
+    facts.add_row("state", Text(view.state, style=_COLOURS.get(view.state, "")))
+    facts.add_row("file", Text(f"{own.file_name} ({own.size_bytes / 1e6:.1f} MB)"))
+    facts.add_row("sha256", own.digest)
+    facts.add_row("received", own.received_at.isoformat())
+    parts: list[RenderableType] = [facts]
+    if view.reasons:
+        parts.append(Text("\nwhy:\n" + "\n".join(f"  · {reason}" for reason in view.reasons), style="red"))
+    if view.check is not None and view.check.result is not None:
+        parts.append(Text("\nthe check found:"))
+        found = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        for name, value in view.check.result["encoder"].items():
+            found.add_row(name.replace("_", " "), Text(str(value)))
+        parts.append(found)
+    for job in view.evaluations:
+        parts.append(Text(f"\n{_job_line(job)}, attempt {job.attempt}"))
+        if job.scores:
+            scores = Table(box=None, padding=(0, 2, 0, 2))
+            for name in ("task", "metric", "score", "without listening", "pairs"):
+                scores.add_column(name, justify="left" if name in {"task", "metric"} else "right")
+            for score in job.scores:
+                scores.add_row(
+                    score.task, Text(score.metric), _number(score.value), _number(score.blind), str(score.items)
+                )
+            parts.append(scores)
+        if job.result is not None:
+            parts.append(Text(f"  manifest: {job.result['run']}/manifest.json", style="dim"))
+    return Group(*parts)
+
+
+def findings(values: Sequence[Finding]) -> RenderableType:
+    """What doctor found, with what to do."""
+    signs = {Verdict.OK: ("✓", "green"), Verdict.WARNING: ("!", "yellow"), Verdict.MISSING: ("✗", "red")}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for value in values:
+        sign, colour = signs[value.verdict]
+        text = Text(value.found)
+        if value.advice:
+            text.append(f"\n→ {value.advice}", style="italic")
+        table.add_row(Text(sign, style=colour), Text(value.part), text)
+    return table
+
+
+def print_reasons(console: Console, reasons: Sequence[str]) -> None:
+    """A list of full sentences."""
+    for reason in reasons:
+        console.print(Text(f"  · {reason}"))
+
+
+def _board_cells(row: Row, value: Board) -> list[RenderableType]:
+    interval = "" if row.interval is None else f"{row.interval.low:.3f}-{row.interval.high:.3f}"
+    cells = [row.cells.get(column.name) for column in value.columns]
+    numbers = [_number(None if cell is None else cell.raw) for cell in cells]
+    return ["-" if row.rank is None else str(row.rank), Text(row.team), _number(row.score), interval, *numbers]
+
+
+def _job_line(job: Job) -> str:
+    if job.status == Status.RUNNING and job.progress is not None:
+        doing = f"{job.progress['stage']} {job.progress['done']}/{job.progress['total']}"
+    else:
+        doing = str(job.status) + (f" ({job.fault})" if job.fault else "")
+    return f"{job.benchmark}, track {job.track}: {doing}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

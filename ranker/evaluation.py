@@ -1,0 +1,314 @@
+"""One track of one submission, from features to scores: encode, train, answer, score, manifest.
+
+All that this writes lies in the attempt's own folder. What an earlier attempt of the same job finished (checkpoints, scores
+made with the same weights) is taken over; on the same CPU with the same threads it is what would come out again, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from ranker.conditions import shard_patterns
+from ranker.config import Benchmark, Task, load
+from ranker.data.shards import read_split
+from ranker.data.store import data_digest
+from ranker.errors import InfraError, OrganizerError
+from ranker.job import JobContext, Outcome
+from ranker.lalm import decoder as decoders
+from ranker.lalm.answers import answer
+from ranker.lalm.curriculum import Sample, curriculum
+from ranker.lalm.features import FeatureStore, calls
+from ranker.lalm.model import AudioLanguageModel, Example
+from ranker.lalm.train import latest_checkpoint, train
+from ranker.manifest import hardware, peak_memory_gb, software, write_manifest
+from ranker.metrics import Pair, blind_answer, blind_value
+from ranker.metrics import evaluate as compute_metric
+from ranker.queue import NewScore
+from ranker.sandbox.base import Encoder, EncoderSpec
+from ranker.sandbox.backends import open_sandbox
+from ranker.types import Condition, EncoderSource, Progress, SandboxName, Stage
+
+_STANDARDIZED_OVER = 2_000
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One attempt: its context, what it measures, and the seconds that each stage took."""
+
+    context: JobContext
+    benchmark: Benchmark
+    condition: Condition
+    batch_invariant: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def data(self) -> Path:
+        return self.context.home.data / self.benchmark.name
+
+    @property
+    def folder(self) -> Path:
+        return self.context.run_folder
+
+    @property
+    def random_key(self) -> str:
+        """Names all randomness of the run: the same for every team."""
+        return f"{self.condition.measurement}:{self.context.claim.seed}"
+
+    @property
+    def earlier(self) -> list[Path]:
+        """Folders of this job's earlier attempts, latest first."""
+        return sorted((path for path in self.folder.parent.glob("attempt-*") if path < self.folder), reverse=True)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return self.benchmark.track(self.condition.track).active_tasks
+
+    def lap(self, stage: Stage) -> None:
+        """Add the wall-clock time since the last lap to `stage`."""
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self.since, 3)
+        self.since = now
+
+
+def evaluate(context: JobContext) -> Outcome:
+    """Run one EVALUATE job to its end.
+
+    Raises ParticipantError (the encoder), InfraError (our machine) or OrganizerError (data or configuration changed).
+    """
+    run, source = _begin(context)
+    threads = _fixed_threads(run)
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    service, recipe = context.service, run.benchmark.recipe
+    sandbox = open_sandbox(
+        service.sandbox if run.condition.sandboxed else SandboxName.NONE,
+        image=service.docker_image,
+        home=context.home.root,
+    )
+    tree = context.home.submissions / context.submission.digest / "tree"
+    spec = EncoderSpec(tree=tree, source=source, seed=recipe.seed)
+    context.report(Progress(stage=Stage.LOAD))
+    files = decoders.locate(recipe.decoder)
+    network, tokenizer = decoders.load(files, run.condition.decoder_layers)
+    with sandbox.start(spec, service.limits) as encoder:
+        model = AudioLanguageModel(
+            network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.random_key
+        )
+        run.lap(Stage.LOAD)
+        weights = _trained(run, model, encoder)
+        scores = [_score(run, task, model, encoder, weights) for task in run.tasks]
+    manifest = {
+        "submission": asdict(context.submission),
+        "sandbox": sandbox.name,
+        "condition": run.condition.to_json(),
+        "condition_digest": run.condition.digest,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": context.claim.seed,
+        "attempt": context.claim.attempt,
+        "threads": threads,
+        "weights": weights,
+        "seconds": run.seconds,
+        "peak_memory_gb": peak_memory_gb(),
+        "hardware": hardware(run.condition.device),
+        "software": software(),
+        "scores": {
+            score.task: {"metric": score.metric, "value": score.value, "items": score.items} for score in scores
+        },
+    }
+    digest = write_manifest(run.folder, manifest)
+    folder = str(run.folder.relative_to(context.home.root))
+    return Outcome(result={"run": folder, "manifest_digest": digest}, scores=tuple(scores))
+
+
+def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
+    """What is to be measured, provided that it is still what was queued."""
+    condition, check = context.claim.condition, context.submission.check
+    if condition is None or check is None:
+        raise OrganizerError(
+            f"job {context.claim.job_id} evaluates submission {context.submission.id}, which has no successful check; "
+            "run `ranker ingest` on its ZIP again"
+        )
+    benchmark = load(Benchmark, context.home.config_path(condition.benchmark))
+    run = _Run(
+        context=context,
+        benchmark=benchmark,
+        condition=condition,
+        batch_invariant=bool(check["encoder"]["batch_invariant"]),
+    )
+    if condition.measurement != benchmark.measurement_digest(condition.track):
+        raise OrganizerError(
+            f"the configuration of benchmark {benchmark.name}, track {condition.track}, changed after job "
+            f"{context.claim.job_id} was queued; run `ranker evaluate` again, which queues it anew"
+        )
+    if condition.data != data_digest(run.data, shard_patterns(benchmark.track(condition.track))):
+        raise OrganizerError(
+            f"the data of benchmark {benchmark.name} changed after job {context.claim.job_id} was queued; "
+            "run `ranker evaluate` again, which queues it anew"
+        )
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    if condition.device not in {here, "cpu"}:
+        raise InfraError(f"job {context.claim.job_id} is to run on {condition.device}, but this worker has {here}")
+    return run, EncoderSource(**check["source"])
+
+
+def _fixed_threads(run: _Run) -> int:
+    """CPU threads of the job: chosen at its first attempt and kept, since sums depend on how they are split."""
+    path = run.folder.parent / "threads"
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        workers = run.context.service.cpu_workers if run.condition.device == "cpu" else 1
+        threads = max(1, min(run.benchmark.recipe.threads, (os.cpu_count() or 1) // workers))
+        temporary = path.with_name(".threads")
+        temporary.write_text(str(threads), encoding="ascii")
+        temporary.replace(path)
+        return threads
+
+
+def _trained(run: _Run, model: AudioLanguageModel, encoder: Encoder) -> str:
+    """Train `model` in place, or take over the weights that an earlier attempt finished; returns the weights' digest."""
+    final = run.folder / f"step-{run.condition.steps:08d}"
+    checkpoint = latest_checkpoint(run.earlier)
+    if checkpoint is not None:
+        _take_over_log(run, checkpoint)
+    if checkpoint is not None and checkpoint.name == final.name:
+        model.load_trained(checkpoint / "trained.safetensors")
+        shutil.copytree(checkpoint, final, dirs_exist_ok=True)
+    else:
+        _train(run, model, encoder, checkpoint)
+    model.eval()
+    run.lap(Stage.TRAIN)
+    return decoders.file_digest(final / "trained.safetensors")
+
+
+def _train(run: _Run, model: AudioLanguageModel, encoder: Encoder, checkpoint: Path | None) -> None:
+    recipe, steps, report = run.benchmark.recipe, run.condition.steps, run.context.report
+    plan = curriculum(
+        run.benchmark.track(run.condition.track),
+        recipe,
+        data=run.data,
+        seed=run.context.claim.seed,
+        random_key=run.random_key,
+        steps=steps,
+        count_tokens=lambda text: len(model.tokenize(text)),
+    )
+    excerpts = {sample.excerpt.key: sample.excerpt for batch in plan for sample in batch}
+    store = FeatureStore(
+        data=run.data,
+        encoder=encoder,
+        plan=calls(excerpts.values(), batch_invariant=run.batch_invariant),
+        path=run.folder / "features.f32",
+        max_bytes=int(recipe.feature_cache_gb * 1e9),
+    )
+
+    def example(sample: Sample) -> Example:
+        target = (*model.tokenize(sample.answer), model.eos_id)
+        return Example(features=store.get(sample.excerpt), prompt=model.tokenize(sample.prompt), target=target)
+
+    with store:
+        store.fill(lambda done, total: report(Progress(stage=Stage.ENCODE, done=done, total=total)))
+        if recipe.feature_standardize:
+            model.standardize(store.get(excerpt) for excerpt in islice(excerpts.values(), _STANDARDIZED_OVER))
+        run.lap(Stage.ENCODE)
+        train(
+            model,
+            recipe=recipe,
+            steps=steps,
+            random_key=run.random_key,
+            examples=lambda step: [example(sample) for sample in plan[step]],
+            folder=run.folder,
+            resume_from=checkpoint,
+            cpu=run.condition.device == "cpu",
+            on_step=lambda done, loss: report(Progress(stage=Stage.TRAIN, done=done, total=steps, loss=loss)),
+        )
+
+
+def _take_over_log(run: _Run, checkpoint: Path) -> None:
+    """Begin this attempt's training log with the lines up to the checkpoint that is gone on from."""
+    done = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
+    lines = (checkpoint.parent / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run.folder / "train.jsonl").write_text("".join(lines[:done]), encoding="utf-8")
+
+
+def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder, weights: str) -> NewScore:
+    """Answer and score one task. Its pairs go to `predictions/<task>.parquet`, its value beside them, written last."""
+    folder = run.folder / "predictions"
+    folder.mkdir(exist_ok=True)
+    earlier = _earlier_note(run, task, weights)
+    if earlier is not None:
+        for suffix in (".parquet", ".json"):
+            shutil.copy2(earlier.with_suffix(suffix), folder)
+    else:
+        _write_durably(folder / f"{task.name}.json", {"weights": weights, "score": _measure(run, task, model, encoder)})
+    note = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))["score"]
+    path = (folder / f"{task.name}.parquet").relative_to(run.context.home.root)
+    return NewScore(task=task.name, predictions=str(path), **note)
+
+
+def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder) -> dict[str, object]:
+    recipe, report = run.benchmark.recipe, run.context.report
+    clips = [clip for shard in read_split(run.data, task.test.shards) for clip in shard.clips]
+    report(Progress(stage=Stage.GENERATE, task=task.name, done=0, total=len(clips)))
+    answers = answer(
+        model,
+        encoder,
+        clips,
+        data=run.data,
+        prompt=task.test.prompt,
+        max_new_tokens=min(task.test.max_new_tokens or recipe.max_new_tokens, recipe.max_new_tokens),
+        recipe=recipe,
+        batch_invariant=run.batch_invariant,
+        on_progress=lambda done: report(Progress(stage=Stage.GENERATE, task=task.name, done=done, total=len(clips))),
+    )
+    run.lap(Stage.GENERATE)
+    report(Progress(stage=Stage.SCORE, task=task.name))
+    scored = [
+        Pair(clip=clip.id, reference=reference, candidate=answers[clip.id])
+        for clip in clips
+        for reference in clip.references(task.test.key)
+    ]
+    result = compute_metric(task.metric, scored, num_classes=task.num_classes)
+    path = run.folder / "predictions" / f"{task.name}.parquet"
+    result.items.to_parquet(path.with_suffix(".tmp"), index=False)
+    path.with_suffix(".tmp").replace(path)
+    blind = _blind(run, task, scored)
+    run.lap(Stage.SCORE)
+    return {"metric": result.name, "value": result.value, "blind": blind, "items": len(result.items)}
+
+
+def _blind(run: _Run, task: Task, scored: Sequence[Pair]) -> float | None:
+    """What a model that answers without listening could get: always the commonest training answer."""
+    if task.train is None:
+        return None
+    clips = [clip for shard in read_split(run.data, task.train.shards) for clip in shard.clips]
+    commonest = blind_answer(reference for clip in clips for reference in clip.references(task.train.key))
+    return blind_value(task.metric, scored, commonest, num_classes=task.num_classes)
+
+
+def _earlier_note(run: _Run, task: Task, weights: str) -> Path | None:
+    """The note of an earlier attempt that scored this task with the same weights."""
+    for folder in run.earlier:
+        path = folder / "predictions" / f"{task.name}.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["weights"] == weights:
+            return path
+    return None
+
+
+def _write_durably(path: Path, value: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,194 @@
+"""What the database knows about submissions, as plain values: for `status`, `show` and the page. Reads only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
+
+from ranker.board import Board
+from ranker.db.models import Job, Submission
+from ranker.errors import UsageError
+from ranker.home import Home
+from ranker.manifest import read_manifest
+from ranker.site import Sample, SubmissionPage, TrackRun
+from ranker.types import Fault, Group, JobKind, Status, SubmissionState
+
+_SAMPLES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionView:
+    """A submission with its derived state and its jobs, oldest first."""
+
+    submission: Submission
+    state: SubmissionState
+    check: Job | None
+    evaluations: tuple[Job, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it was refused, or why its evaluations failed; empty if neither."""
+        failed = [job for job in (self.check, *self.evaluations) if job is not None and job.status == Status.FAILED]
+        return tuple(dict.fromkeys(reason for job in failed for reason in job.reasons))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; times in ISO 8601 with their zone."""
+        return {
+            "id": self.submission.id,
+            "team": self.submission.team,
+            "state": self.state,
+            "file": self.submission.file_name,
+            "sha256": self.submission.digest,
+            "bytes": self.submission.size_bytes,
+            "received_at": self.submission.received_at.isoformat(),
+            "reasons": list(self.reasons),
+            "check": None if self.check is None else job_json(self.check),
+            "evaluations": [job_json(job) for job in self.evaluations],
+        }
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """A job and its scores as plain values."""
+    return {
+        "job": job.id,
+        "kind": job.kind,
+        "benchmark": job.benchmark,
+        "track": job.track,
+        "condition": job.condition_digest,
+        "seed": job.seed,
+        "status": job.status,
+        "attempt": job.attempt,
+        "fault": job.fault,
+        "reasons": job.reasons,
+        "progress": job.progress,
+        "started_at": _iso(job.started_at),
+        "finished_at": _iso(job.finished_at),
+        "result": job.result,
+        "scores": {
+            score.task: {"metric": score.metric, "value": score.value, "blind": score.blind, "items": score.items}
+            for score in job.scores
+        },
+    }
+
+
+def state_of(jobs: Sequence[Job]) -> SubmissionState:
+    """A submission's state from its jobs."""
+    checks = [job for job in jobs if job.kind == JobKind.CHECK]
+    evaluations = [job for job in jobs if job.kind == JobKind.EVALUATE and job.status != Status.CANCELLED]
+    if not checks or checks[-1].status != Status.SUCCEEDED:
+        refused = bool(checks) and checks[-1].fault == Fault.PARTICIPANT
+        return SubmissionState.REFUSED if refused else SubmissionState.RECEIVED
+    if not evaluations:
+        return SubmissionState.ACCEPTED
+    statuses = {job.status for job in evaluations}
+    if statuses & {Status.QUEUED, Status.RUNNING}:
+        return SubmissionState.EVALUATING
+    return SubmissionState.FAILED if Status.FAILED in statuses else SubmissionState.EVALUATED
+
+
+def submissions(session: Session) -> list[SubmissionView]:
+    """Every submission, in the order of arrival."""
+    query = (
+        select(Submission)
+        .options(selectinload(Submission.jobs).selectinload(Job.scores))
+        .order_by(Submission.received_at, Submission.id)
+    )
+    return [_view(submission) for submission in session.scalars(query)]
+
+
+def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
+    """Submissions by id, by the beginning of an id or digest, or by team. Raises UsageError for one that fits none or many."""
+    known = submissions(session)
+    found = []
+    for name in names:
+        fitting = [
+            view for view in known if view.submission.team == name or (name and view.submission.digest.startswith(name))
+        ]
+        if len(fitting) != 1:
+            listed = ", ".join(f"{view.submission.id} ({view.submission.team})" for view in fitting or known[:10])
+            raise UsageError(
+                f"{name!r} names {len(fitting) or 'no'} submission{'s' * (len(fitting) != 1)}: "
+                f"give an id, its beginning, or a team's name; there is {listed or 'none yet'}"
+            )
+        found += fitting
+    return found
+
+
+def pages(session: Session, home: Home, boards: Sequence[Board]) -> list[SubmissionPage]:
+    """What the site says of each submission, with the runs that stand on `boards`."""
+    return [_page(view, home, boards) for view in submissions(session)]
+
+
+def training_curve(run: Path) -> tuple[tuple[int, float], ...]:
+    """(step, loss) of a run, from its `train.jsonl`."""
+    try:
+        lines = (run / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    rows = [json.loads(line) for line in lines]
+    return tuple((row["step"], row["loss"]) for row in rows)
+
+
+def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> SubmissionPage:
+    check = view.check.result if view.check is not None else None
+    runs = [_run(view, home, board) for board in boards]
+    return SubmissionPage(
+        id=view.submission.id,
+        team=view.submission.team,
+        digest=view.submission.digest,
+        received_at=view.submission.received_at,
+        state=view.state,
+        encoder=check["encoder"] if check is not None else None,
+        reasons=view.reasons,
+        runs=tuple(run for run in runs if run is not None),
+    )
+
+
+def _run(view: SubmissionView, home: Home, board: Board) -> TrackRun | None:
+    for job in view.evaluations:
+        on_board = (job.condition_digest, job.seed) == (board.condition.digest, board.seed)
+        if job.status != Status.SUCCEEDED or not on_board or job.result is None:
+            continue
+        folder = home.root / job.result["run"]
+        public = {column.name for column in board.columns if column.group is Group.PUBLIC}
+        samples = {score.task: _samples(home.root / score.predictions) for score in job.scores if score.task in public}
+        return TrackRun(
+            track=board.track, manifest=read_manifest(folder) or {}, curve=training_curve(folder), samples=samples
+        )
+    return None
+
+
+def _samples(path: Path) -> tuple[Sample, ...]:
+    """A few scored pairs, spread evenly over the test set."""
+    items = pd.read_parquet(path)
+    chosen = items.iloc[:: max(1, len(items) // _SAMPLES)].head(_SAMPLES)
+    return tuple(
+        Sample(
+            item=str(row["clip"]),
+            reference=str(row["reference"]),
+            candidate=str(row["candidate"]),
+            score=None if pd.isna(row["item"]) else float(row["item"]),
+        )
+        for _, row in chosen.iterrows()
+    )
+
+
+def _view(submission: Submission) -> SubmissionView:
+    jobs = sorted(submission.jobs, key=lambda job: job.id)
+    checks = [job for job in jobs if job.kind == JobKind.CHECK]
+    evaluations = tuple(job for job in jobs if job.kind == JobKind.EVALUATE)
+    return SubmissionView(
+        submission=submission, state=state_of(jobs), check=checks[-1] if checks else None, evaluations=evaluations
+    )
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

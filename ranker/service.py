@@ -1,0 +1,255 @@
+"""What the command line (or another front) can ask of a home: each question or order is one method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from ranker import config
+from ranker.db.session import open_database, session
+from ranker.errors import MissingError, UsageError
+from ranker.home import Home
+from ranker.types import JobKind, SandboxName, Status, SubmissionState
+
+if TYPE_CHECKING:
+    from ranker.board import Board
+    from ranker.doctor import Finding
+    from ranker.intake.receive import Received
+    from ranker.overview import SubmissionView
+
+MISSING_EXIT_CODE = MissingError.exit_code
+
+
+class Buildable(StrEnum):
+    """Benchmarks that ranker builds by itself."""
+
+    MINI = "mini"
+    FIELD = "field"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to evaluate on; None means what the configuration says, or all."""
+
+    benchmark: str | None = None
+    track: str | None = None
+    limit_steps: int | None = None
+    sandbox: SandboxName | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Evaluations that were asked for, and the jobs of those that are still to be done."""
+
+    benchmark: str
+    submission_ids: tuple[str, ...]
+    asked: int
+    job_ids: tuple[int, ...]
+    demonstration: tuple[str, ...]
+
+
+class Ranker:
+    """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
+
+    What is slow to import (pandas, and torch behind it) is imported by the methods that need it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root=root.absolute())
+
+    @cached_property
+    def service(self) -> config.Service:
+        """configs/service.yaml of the home, or the one that ships with ranker."""
+        return config.load(config.Service, self.home.config_path("service"))
+
+    def sandbox(self, asked: SandboxName | None) -> SandboxName:
+        """Which sandbox is meant: what was asked for, or what the configuration says."""
+        return asked or self.service.sandbox
+
+    def benchmark(self, name: str | None) -> config.Benchmark:
+        """A benchmark's configuration; None: the one that counts here. Raises ConfigError."""
+        return config.load(config.Benchmark, self.home.config_path(name or self.service.benchmark))
+
+    @contextmanager
+    def open(self) -> Iterator[Engine]:
+        """The database, migrated, for this process."""
+        engine = open_database(self.home)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+    def receive(self, file: Path, *, team: str | None, report: Path | None, encoder: str | None) -> Received:
+        """Store and record one ZIP, and queue its check."""
+        from ranker.intake.receive import receive  # noqa: PLC0415
+
+        with self.open() as engine, session(engine) as writing:
+            return receive(self.home, writing, file, team=team, report=report, encoder=encoder, now=datetime.now(UTC))
+
+    def run(
+        self, job_ids: Sequence[int], *, sandbox: SandboxName | None, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do these jobs in worker processes of this machine, until each has ended."""
+        from ranker.executors import local  # noqa: PLC0415
+
+        service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
+        local.run(self.home, service, job_ids, on_tick=on_tick)
+
+    def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
+        """Queue the evaluations that these submissions (None: all accepted ones) miss.
+
+        Raises UsageError for a submission that no encoder check has accepted, MissingError where data or models are not there.
+        """
+        from ranker import overview, queue  # noqa: PLC0415
+        from ranker.conditions import condition_for  # noqa: PLC0415
+        from ranker.executors.local import gpus  # noqa: PLC0415
+
+        benchmark = self.benchmark(wanted.benchmark)
+        tracks = [wanted.track] if wanted.track else list(benchmark.tracks)
+        devices = sorted({gpu.name for gpu in gpus()})
+        if len(devices) > 1:
+            raise UsageError(
+                f"this machine has different GPUs ({', '.join(devices)}), whose scores share no board; "
+                "choose those of one model by CUDA_VISIBLE_DEVICES"
+            )
+        conditions = [
+            condition_for(
+                self.home,
+                benchmark,
+                track,
+                limit_steps=wanted.limit_steps,
+                sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
+                device=devices[0] if devices else "cpu",
+            )
+            for track in tracks
+        ]
+        with self.open() as engine, session(engine) as writing:
+            views = overview.submissions(writing) if names is None else overview.find(writing, names)
+            unfit = {SubmissionState.RECEIVED, SubmissionState.REFUSED}
+            accepted = [view for view in views if view.state not in unfit]
+            if names is not None and len(accepted) < len(views):
+                wrong = next(view for view in views if view.state in unfit)
+                raise UsageError(
+                    f"submission {wrong.submission.id} of {wrong.submission.team} cannot be evaluated: it is {wrong.state}; "
+                    f"`ranker show {wrong.submission.id}` says why"
+                )
+            jobs = [
+                queue.enqueue(
+                    writing,
+                    submission_id=view.submission.id,
+                    kind=JobKind.EVALUATE,
+                    condition=condition,
+                    seed=benchmark.recipe.seed,
+                    now=datetime.now(UTC),
+                )
+                for view in accepted
+                for condition in conditions
+            ]
+            return Plan(
+                benchmark=benchmark.name,
+                submission_ids=tuple(view.submission.id for view in accepted),
+                asked=len(jobs),
+                job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
+                demonstration=tuple(dict.fromkeys(reason for each in conditions for reason in each.demonstration)),
+            )
+
+    def submissions(self) -> list[SubmissionView]:
+        """Every submission, in the order of arrival."""
+        from ranker import overview  # noqa: PLC0415
+
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            return overview.submissions(reading)
+
+    def find(self, names: Sequence[str]) -> list[SubmissionView]:
+        """Submissions by id, beginning of an id, or team. Raises UsageError."""
+        from ranker import overview  # noqa: PLC0415
+
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            return overview.find(reading, names)
+
+    def boards(self, name: str | None, *, track: str | None = None, condition: str | None = None) -> list[Board]:
+        """The benchmark's boards, one per track. Raises MissingError if a track that was asked for has none."""
+        from ranker import board  # noqa: PLC0415
+
+        benchmark = self.benchmark(name)
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            ready = [each for each in benchmark.tracks if board.conditions(reading, benchmark, each)]
+            tracks = [track] if track else ready or list(benchmark.tracks)[:1]
+            now = datetime.now(UTC)
+            return [
+                board.assemble(reading, self.home, benchmark, each, condition=condition, now=now) for each in tracks
+            ]
+
+    def publish(self, name: str | None, folder: Path | None) -> Path:
+        """Write the page of a benchmark's boards; returns its index.html."""
+        from ranker import overview, site  # noqa: PLC0415
+
+        boards = self.boards(name)
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            pages = overview.pages(reading, self.home, boards)
+        return site.render(boards, pages, folder or self.home.site)
+
+    def results(self, name: str | None, remarks: Path | None) -> str:
+        """Ranking, scores, hardware and durations of a benchmark as Markdown; `remarks` is put below."""
+        from ranker import overview  # noqa: PLC0415
+        from ranker.results import markdown  # noqa: PLC0415
+
+        boards = self.boards(name)
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            pages = overview.pages(reading, self.home, boards)
+        return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"))
+
+    def examine(self) -> list[Finding]:
+        """What works here and what does not."""
+        from ranker.doctor import examine  # noqa: PLC0415
+
+        return examine(self.home, self.service)
+
+    def build_data(
+        self, name: Buildable, packages: Path | None, *, again: bool, on_progress: Callable[[int, int], None]
+    ) -> str:
+        """Build a benchmark's data unless this version of it is there; returns its digest."""
+        from ranker.data import store  # noqa: PLC0415
+        from ranker.data.benchmarks import field, mini  # noqa: PLC0415
+
+        root = self.home.data / name
+        if packages is not None and name is not Buildable.FIELD:
+            raise UsageError(f"--packages goes with `ranker data build field`; {name} is made from installed packages")
+        version = field.VERSION if name is Buildable.FIELD else mini.VERSION
+        if again or not store.is_built(root, version):
+            if name is Buildable.FIELD:
+                field.build(root, on_progress, packages=packages)
+            else:
+                store.build(root, mini.build, version=mini.VERSION, progress=on_progress)
+        return store.digest(root)
+
+    def verify_data(self, name: str | None) -> dict[str, list[str]]:
+        """What differs from its manifest, for each benchmark that is built (or the named one). Raises MissingError."""
+        from ranker.data import store  # noqa: PLC0415
+
+        built = [path.name for path in sorted(self.home.data.glob("*")) if store.is_built(path)]
+        if name is None and not built:
+            raise MissingError(f"no benchmark is built under {self.home.data}; run `ranker data build mini`")
+        return {each: store.verify(self.home.data / each) for each in ([name] if name else built)}
+
+
+def ranking_json(board: Board) -> dict[str, object]:
+    """A board as `ranker rank --json` prints it."""
+    from ranker.board import ranking_json as as_json  # noqa: PLC0415
+
+    return as_json(board)
+
+
+def is_lame(findings: Sequence[Finding]) -> bool:
+    """Whether something is missing without which nothing can be evaluated."""
+    from ranker.doctor import Verdict  # noqa: PLC0415
+
+    return any(finding.verdict is Verdict.MISSING for finding in findings)
