@@ -101,7 +101,7 @@ def test_an_honest_archive_arrives_whole(tmp_path: Path) -> None:
         place.mkdir()
         unpacked = unpack_bytes(place, zip_of(files, method))
         assert contents(unpacked.tree) == files
-        assert (unpacked.files, unpacked.size_bytes, unpacked.root) == (3, sum(map(len, files.values())), "repo")
+        assert (unpacked.files, unpacked.size_bytes) == (3, sum(map(len, files.values())))
 
 
 def test_zip64_archives_are_read(tmp_path: Path) -> None:
@@ -110,22 +110,6 @@ def test_zip64_archives_are_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(out, "w") as archive, archive.open("encoder.py", "w", force_zip64=True) as entry:
         entry.write(ENCODER)
     assert contents(unpack_bytes(tmp_path, out.getvalue()).tree) == {"encoder.py": ENCODER}
-
-
-@pytest.mark.parametrize(
-    ("names", "root"),
-    [
-        (["encoder.py", "lib/a.py"], "."),
-        (["repo/encoder.py", "repo/lib/a.py"], "repo"),
-        (["repo/encoder.py", "README"], "."),
-        (["a/encoder.py", "b/encoder.py"], "."),
-        (["encoder.py"], "."),
-        (["__MACOSX/repo/._encoder.py", ".DS_Store", "repo/encoder.py"], "repo"),
-    ],
-)
-def test_the_root_is_the_single_top_folder_or_the_archive(tmp_path: Path, names: list[str], root: str) -> None:
-    """A single top folder, and nothing else beside it, is the repository."""
-    assert unpack_bytes(tmp_path, zip_of(dict.fromkeys(names, ENCODER))).root == root
 
 
 def test_litter_of_desktops_is_dropped(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ranker.config import ArchiveLimits
 from ranker.errors import InfraError, ParticipantError, UsageError
-from ranker.intake.staging import flush_folder, place, staging_folder
+from ranker.intake.staging import flush_tree, place, staging_folder
 
 MAX_REASONS = 20
 _CHUNK = 1 << 20
@@ -41,13 +41,9 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError,
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """A complete tree. `root` is the repository's folder relative to `tree`: "." or the single top folder.
-
-    `digest` is SHA-256 over the sorted (path, SHA-256 of the content) of its files.
-    """
+    """A complete tree; `digest` is SHA-256 over the sorted (path, SHA-256 of the content) of its files."""
 
     tree: Path
-    root: str
     files: int
     size_bytes: int
     digest: str
@@ -82,7 +78,9 @@ def unpack(zip_path: Path, target: Path, limits: ArchiveLimits) -> Unpacked:
                 tree = folder / "tree"
                 tree.mkdir()
                 _extract(zip_path, tree, limits)
-                _finish_folders(tree)
+                for path in [tree, *tree.rglob("*")]:
+                    path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the umask, and whatever the archive says
+                flush_tree(tree)
                 place(tree, target)
     except OSError as error:
         raise InfraError(f"{zip_path} could not be unpacked to {target}: {error}") from error
@@ -98,17 +96,10 @@ def describe(tree: Path) -> Unpacked:
             whole.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return Unpacked(
         tree=tree,
-        root=find_root(tree),
         files=len(files),
         size_bytes=sum(path.stat().st_size for _, path in files),
         digest=whole.hexdigest(),
     )
-
-
-def find_root(tree: Path) -> str:
-    """Where the repository begins: "." or, if the tree holds one folder and nothing else, that folder's name."""
-    top = list(tree.iterdir())
-    return top[0].name if len(top) == 1 and top[0].is_dir() else "."
 
 
 def odd_characters(text: str) -> str:
@@ -352,21 +343,12 @@ def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, destination: Path, ro
     written = 0
     descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "wb") as output, archive.open(whole) as source:
-        os.fchmod(descriptor, 0o644)  # whatever the umask, and whatever the archive says
         while chunk := source.read(_CHUNK):
             written += len(chunk)
             if written > room:
                 raise _OutOfRoomError
             output.write(chunk)
-        output.flush()
-        os.fsync(descriptor)
     return written
-
-
-def _finish_folders(tree: Path) -> None:
-    for folder in [*(path for path in tree.rglob("*") if path.is_dir()), tree]:
-        folder.chmod(0o755)
-        flush_folder(folder)
 
 
 def _shown(value: object) -> str:
