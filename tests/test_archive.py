@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import resource
 import stat
 import struct
 import subprocess
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from kills import is_killed_at
 
 from ranker.config import ArchiveLimits
-from ranker.errors import ParticipantError, UsageError
+from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.intake.archive import MAX_REASONS, Unpacked, unpack
 
 LIMITS = ArchiveLimits()
@@ -361,6 +362,19 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
     """No file is the operator's matter, not the team's."""
     with pytest.raises(UsageError, match="no such file"):
         unpack(tmp_path / "in.zip", tmp_path / "tree", LIMITS)
+
+
+def test_a_full_disk_is_our_matter(tmp_path: Path) -> None:
+    """Where our disk refuses bytes (here by a limit on file sizes), no team is blamed and nothing is left."""
+    (tmp_path / "in.zip").write_bytes(zip_of({"a": b"x", "weights.bin": b"\0" * 1_000_000}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InfraError, match="could not be unpacked"):
+            unpack(tmp_path / "in.zip", tmp_path / "tree", LIMITS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.zip"]
 
 
 def test_damaged_content_is_refused(tmp_path: Path) -> None:
