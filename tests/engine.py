@@ -42,16 +42,8 @@ def docker_engine() -> Iterator[str]:
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         missing(f"no Docker engine, and none can be started: {sandbox.available().reason}")
-    before = os.environ.get("DOCKER_HOST")
-    with _private_engine() as address:
-        os.environ["DOCKER_HOST"] = address
-        try:
-            yield address
-        finally:
-            if before is None:
-                del os.environ["DOCKER_HOST"]
-            else:
-                os.environ["DOCKER_HOST"] = before
+    with _private_engine() as address, _docker_host(address):
+        yield address
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +54,13 @@ def bubblewrap() -> Bubblewrap:
     if not availability.ok:
         missing(availability.reason)
     return sandbox
+
+
+@contextlib.contextmanager
+def _docker_host(address: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", address)
+        yield
 
 
 @contextlib.contextmanager
@@ -89,15 +88,11 @@ def _private_engine() -> Iterator[str]:
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    import docker
-
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with contextlib.closing(docker.DockerClient(base_url=address, timeout=2)) as client:
-                client.ping()
+    with _docker_host(address):
+        while time.monotonic() < deadline and process.poll() is None:
+            if DockerSandbox(image=TEST_IMAGE).available().ok:
                 return
-        except Exception:  # noqa: BLE001  not listening yet, in any of a dozen ways
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
     missing(f"a private Docker engine did not start: {log.read_text(errors='replace')[-600:]}")

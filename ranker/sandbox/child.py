@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -25,6 +26,7 @@ class Child:
         self._log = b""
         self._log_bytes = log_bytes
         self._out_of_memory = out_of_memory
+        self._ended, self._end = os.pipe()
         self._reader = threading.Thread(target=self._drain, name="sandbox-log", daemon=True)
         self._reader.start()
 
@@ -53,7 +55,10 @@ class Child:
     def close(self) -> None:
         """End it, whatever it does, and leave no thread or pipe behind."""
         self.end(kill=True)
-        if not self._reader.is_alive() and self._process.stdout is not None:
+        os.close(self._end)  # wakes the reader, should a process that got away still hold the pipe open
+        self._reader.join()
+        os.close(self._ended)
+        if self._process.stdout is not None:
             self._process.stdout.close()
 
     def _kill(self) -> None:
@@ -66,7 +71,11 @@ class Child:
         """
         stream = self._process.stdout
         assert stream is not None
-        while part := os.read(stream.fileno(), 65536):
+        sources = [stream.fileno(), self._ended]
+        while self._ended not in (ready := select.select(sources, [], [])[0]) or stream.fileno() in ready:
+            part = os.read(stream.fileno(), 65536)
+            if not part:
+                break
             self._log = (self._log + part)[-self._log_bytes :]
 
 

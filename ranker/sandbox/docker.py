@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -44,7 +45,8 @@ from ranker.types import SandboxName
 SKELETON = "ranker-skeleton:1"
 LABEL = "org.ranker"
 NATURAL_DEATH_S = 5
-ENGINE_TIMEOUT_S = 60
+ENGINE_TIMEOUT_S = 60.0
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 Answer = TypeVar("Answer")
 
 
@@ -60,7 +62,7 @@ class DockerSandbox(ServedSandbox):
     def available(self) -> Availability:
         """Ask the engine for its version; never raises."""
         try:
-            with contextlib.closing(DockerClient.from_env(timeout=2)) as client:
+            with _engine(timeout_s=2) as client:
                 version = str(client.version()["Version"])
                 with contextlib.suppress(ImageNotFound):
                     client.images.get(self.image)
@@ -68,11 +70,10 @@ class DockerSandbox(ServedSandbox):
                 return Availability(
                     ok=True, version=f"{version}, this machine's Python (there is no image {self.image})"
                 )
+        except MissingError as error:
+            return Availability(ok=False, reason=str(error))
         except (DockerException, requests.RequestException, KeyError) as error:
-            reason = (
-                f"no Docker engine answers ({plain(str(error), 200)}); install and start docker.io, or set DOCKER_HOST"
-            )
-            return Availability(ok=False, reason=reason)
+            return Availability(ok=False, reason=f"the Docker engine fails: {plain(str(error), 200)}")
 
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:
@@ -137,15 +138,24 @@ def _remove(container: Any) -> None:
 
 
 @contextmanager
-def _engine() -> Iterator[DockerClient]:
+def _engine(timeout_s: float = ENGINE_TIMEOUT_S) -> Iterator[DockerClient]:
+    """A client of the engine that DOCKER_HOST names. Raises MissingError if none answers."""
     try:
-        client = DockerClient.from_env(timeout=ENGINE_TIMEOUT_S)
-    except DockerException as error:
-        raise MissingError(
-            f"no Docker engine answers: {error}; install and start docker.io, or set DOCKER_HOST"
-        ) from None
+        _knock(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)
+        client = DockerClient.from_env(timeout=timeout_s)
+    except (OSError, DockerException) as error:
+        reason = f"no Docker engine answers ({plain(str(error), 200)}); install and start docker.io, or set DOCKER_HOST"
+        raise MissingError(reason) from None
     with contextlib.closing(client):
         yield client
+
+
+def _knock(host: str) -> None:
+    """Connect and hang up, where the engine is a unix socket: the SDK leaks one if nobody is there. Raises OSError."""
+    scheme, _, path = host.partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(path)
 
 
 def _asked(question: Callable[[], Answer]) -> Answer:

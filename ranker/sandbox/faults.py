@@ -171,6 +171,7 @@ _ENGINE_MISCONFIGURED = (
     re.compile(r"Decoding seccomp profile failed"),
     re.compile(r"Minimum memory limit allowed is"),
     re.compile(r"Range of CPUs is from"),
+    re.compile(r"Unknown runtime specified"),
 )
 
 

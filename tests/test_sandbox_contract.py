@@ -1,0 +1,455 @@
+"""One contract for docker, bubblewrap and none: what an encoder gets, what it cannot reach, how each failure is told.
+
+Importing torch takes seconds, so most tests share one started encoder per backend. A clip's first sample says how it
+behaves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ranker.config import Limits
+from ranker.errors import MissingError, ParticipantError
+from ranker.sandbox.backends import backend
+from ranker.sandbox.base import Audio, Encoder, EncoderSpec
+from ranker.sandbox.serving import ServedSandbox
+from ranker.types import EncoderSource, SandboxName
+
+BACKENDS = [SandboxName.NONE, SandboxName.BUBBLEWRAP, SandboxName.DOCKER]
+CONFINED = [SandboxName.BUBBLEWRAP, SandboxName.DOCKER]
+SOURCE = EncoderSource(root=".", module="encoder.py")
+SECRET = "RANKER_TEST_SECRET"
+IMAGE = "ranker-encoder:none-such"
+
+# Behaviours, by the value of the first sample.
+RAISE, NAN, WRONG_DIM, MANY_FRAMES, WRONG_MASK, BARE, EMPTY, LOOK, HANG, EXIT, MEMORY, JUNK = range(10, 22)
+
+ENCODER = '''
+import json, os, socket, subprocess, sys, time
+from pathlib import Path
+import torch
+from helper import frames_of
+
+HERE = Path(__file__).parent
+KNOWN = json.loads((HERE / "known.json").read_text())
+
+
+def works(action):
+    try:
+        return bool(action())
+    except BaseException:
+        return False
+
+
+def connects(family, address):
+    with socket.socket(family) as one:
+        one.settimeout(2)
+        one.connect(address)
+    return True
+
+
+def environments():
+    found = str(dict(os.environ))
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        if works(lambda: file.read_bytes()):
+            found += file.read_bytes().decode("utf-8", "replace")
+    return found
+
+
+def look():
+    """What can be reached, as 0 and 1, in the order of LOOKED_AT."""
+    return [
+        works(lambda: Path(KNOWN["label"]).read_text()),
+        KNOWN["secret"] in environments(),
+        works(lambda: connects(socket.AF_INET, ("127.0.0.1", KNOWN["port"]))),
+        works(lambda: connects(socket.AF_UNIX, "\\0" + KNOWN["abstract"])),
+        works(lambda: (HERE / "written").write_text("x") or True),
+        works(lambda: Path("/written").write_text("x") or True),
+        works(lambda: Path(KNOWN["home"]).iterdir().__next__()),
+        works(lambda: socket.socket(40)),
+        works(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+        subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL).returncode == 0,
+        os.getuid() == 0,
+        works(lambda: KNOWN["marker"] in Path(f"/proc/{KNOWN['pid']}/cmdline").read_text()),
+        works(lambda: Path("/proc/sys/kernel/hostname").write_text("x") or True),
+    ]
+
+
+class ToyEncoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.output_dim = 16
+        if (HERE / "leave_daemon").exists():
+            command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)", KNOWN["marker"]]
+            self.daemon = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+            self.daemon.stdout.readline()
+
+    def forward(self, audio, mask=None):
+        how = int(audio[0, 0])
+        if how == 10:
+            raise ValueError("this clip is not to my taste \\x1b[31m")
+        if how == 17:
+            return torch.tensor(look() + [False] * 3).float().reshape(1, 1, 16), None
+        if how == 18:
+            while True:
+                time.sleep(0.01)
+        if how == 19:
+            print("I am leaving")
+            os._exit(3)
+        if how == 20:
+            kept = []
+            while True:
+                kept.append(torch.ones(16 * 2**20))
+        if how == 21:
+            for file in range(3, 20):
+                try:
+                    os.write(file, b"HTTP/1.1 200 OK" * 10)
+                except OSError:
+                    pass
+        x = frames_of(audio)
+        kept = None if mask is None else mask[:, ::160][:, : x.shape[1]]
+        bad = {
+            11: (x * float("nan"), kept),
+            12: (x[:, :, :5], kept),
+            13: (torch.zeros(1, 40_000, 16), None),
+            14: (x, torch.ones(1, 7)),
+            15: x,
+            16: (x, torch.zeros(x.shape[:2])),
+        }
+        return bad.get(how, (x, kept))
+'''
+LOOKED_AT = [
+    "label",
+    "environment",
+    "tcp",
+    "abstract_socket",
+    "write_tree",
+    "write_root",
+    "home",
+    "vsock",
+    "netlink",
+    "user_namespace",
+    "root",
+    "host_process",
+    "write_sysctl",
+]
+HELPER = """
+import torch
+def frames_of(audio):
+    windows = audio.unfold(1, 160, 160)
+    return windows.reshape(*windows.shape[:2], 16, 10).mean(-1)
+"""
+
+
+def expected(clip: Audio) -> np.ndarray:
+    """What the toy encoder computes, without torch: means of tenths of 10 ms windows."""
+    count = len(clip) // 160
+    return clip[: count * 160].reshape(count, 16, 10).mean(-1)
+
+
+def clip(seconds: float = 1.0, *, how: int = 0, seed: int = 0) -> Audio:
+    wave = np.random.default_rng(seed).standard_normal(round(seconds * 16_000)).astype(np.float32)
+    wave[0] = how
+    return wave
+
+
+class Outside:
+    """What the encoder must not reach: a label, a variable, two servers, a home folder, a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.tree = self.home / "submissions" / "tree"
+        self.tree.mkdir(parents=True)
+        (self.home / "labels.txt").write_text("dog")
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.abstract = socket.socket(socket.AF_UNIX)
+        self.marker = f"ranker-test-{os.getpid()}-{folder.name}"
+        self.abstract.bind("\0" + self.marker)
+        self.abstract.listen()
+        self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", self.marker])
+        known = {
+            "label": str(self.home / "labels.txt"),
+            "home": str(self.home),
+            "secret": SECRET,
+            "port": self.tcp.getsockname()[1],
+            "abstract": self.marker,
+            "pid": self.process.pid,
+            "marker": self.marker,
+        }
+        write_submission(self.tree, known)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.tcp.close()
+        self.abstract.close()
+
+
+def write_submission(tree: Path, known: dict[str, object]) -> None:
+    (tree / "encoder.py").write_text(ENCODER)
+    (tree / "helper.py").write_text(HELPER)
+    (tree / "known.json").write_text(json.dumps(known))
+    for folder in (tree, *tree.parents):
+        if folder.owner() == "root" and "pytest-" in str(folder):
+            folder.chmod(0o755)
+
+
+def open_backend(name: SandboxName, request: pytest.FixtureRequest, home: Path | None = None) -> ServedSandbox:
+    if name is SandboxName.DOCKER:
+        request.getfixturevalue("docker_engine")
+    if name is SandboxName.BUBBLEWRAP:
+        request.getfixturevalue("bubblewrap")
+    return backend(name, image=IMAGE, home=home)
+
+
+LIMITS = Limits(memory_gb=2.0, cpus=1.0, load_timeout_s=60, call_timeout_s=60)
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    os.environ[SECRET] = SECRET
+    found = Outside(tmp_path_factory.mktemp("outside"))
+    yield found
+    del os.environ[SECRET]
+    found.close()
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def started(request: pytest.FixtureRequest, outside: Outside) -> Iterator[tuple[SandboxName, Encoder]]:
+    sandbox = open_backend(request.param, request, outside.home)
+    with sandbox.start(EncoderSpec(tree=outside.tree, source=SOURCE), LIMITS) as encoder:
+        yield request.param, encoder
+
+
+def test_features_are_those_of_the_encoder_on_every_backend(started: tuple[SandboxName, Encoder]) -> None:
+    """Numbers, shape and dtype against a computation without torch, so all backends agree with it."""
+    _, encoder = started
+    assert (encoder.output_dim, encoder.attribute) == (16, "ToyEncoder")
+    features = encoder.encode([clip(0.5)])
+    assert [one.dtype for one in features] == [np.float32]
+    np.testing.assert_allclose(features[0], expected(clip(0.5)), atol=1e-6)
+
+
+def test_a_padded_batch_gives_each_clip_its_own_frames(started: tuple[SandboxName, Encoder]) -> None:
+    """Clips of unlike length share a call, padded and masked; masked frames are dropped."""
+    _, encoder = started
+    clips = [clip(0.5, seed=1), clip(1.0, seed=2), clip(0.25, seed=3)]
+    features = encoder.encode(clips)
+    assert [len(one) for one in features] == [50, 100, 25]
+    for one, other in zip(features, clips, strict=True):
+        np.testing.assert_allclose(one, expected(other), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (
+            RAISE,
+            r"raised an exception on a clip of 1\.00 s: ValueError: this clip is not to my .* \(encoder\.py:\d+ in",
+        ),
+        (NAN, "finite, but 1600 of 1600 numbers are NaN"),
+        (WRONG_DIM, "output_dim = 16 values per frame, but have 5"),
+        (MANY_FRAMES, "at most 30000 frames for one clip, but have 40000"),
+        (WRONG_MASK, r"mask must be None or a tensor of shape \[1, 100\].*but is Tensor torch.float32 \[1, 7\]"),
+        (BARE, r"must return \(features, mask\), but returned a Tensor \(a bare tensor"),
+        (EMPTY, "must keep at least one frame"),
+    ],
+)
+def test_a_violation_is_the_participants_and_says_what_it_was(
+    started: tuple[SandboxName, Encoder], how: int, words: str
+) -> None:
+    """One violating call: ParticipantError with a printable sentence of the cause; the encoder goes on working."""
+    _, encoder = started
+    with pytest.raises(ParticipantError, match=words) as caught:
+        encoder.encode([clip(how=how)])
+    assert all(reason.isprintable() for reason in caught.value.reasons)
+    assert encoder.encode([clip()])[0].shape == (100, 16)
+
+
+def test_nothing_of_the_host_can_be_reached(started: tuple[SandboxName, Encoder], outside: Outside) -> None:
+    """Labels, variables, network, home, processes, writable places; without a sandbox most can be (the control)."""
+    name, encoder = started
+    row = encoder.encode([clip(how=LOOK)])[0][0]
+    reached = {what for what, value in zip(LOOKED_AT, row, strict=False) if value}
+    if name is SandboxName.NONE:
+        assert {"label", "environment", "tcp", "abstract_socket", "write_tree", "home", "host_process"} <= reached
+        (outside.tree / "written").unlink()
+    else:
+        assert reached == set()
+
+
+# -- failures that end the server: each has a server of its own
+
+
+def own_tree(folder: Path, *, daemon: str | None = None) -> Path:
+    tree = folder / "tree"
+    tree.mkdir()
+    marker = daemon or "none"
+    known = {"label": "", "home": "", "secret": "", "port": 0, "abstract": "", "pid": 0, "marker": marker}
+    write_submission(tree, known)
+    if daemon:
+        (tree / "leave_daemon").write_text("")
+    return tree
+
+
+def processes_of(marker: str) -> list[int]:
+    """Processes of this machine, in whatever namespace, whose command line holds the marker."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if marker.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until_gone(pids: list[int]) -> list[int]:
+    """Those that still live after a generous time."""
+    left = []
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        if not select.select([handle], [], [], 20)[0]:
+            left.append(pid)
+        os.close(handle)
+    return left
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_call_that_never_returns_is_ended_with_all_it_started(
+    name: SandboxName, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The error names the limit; a process that the encoder left in a session of its own is gone, in a sandbox."""
+    marker = f"daemon-{os.getpid()}-{name}"
+    sandbox = open_backend(name, request)
+    spec = EncoderSpec(tree=own_tree(tmp_path, daemon=marker), source=SOURCE)
+    with sandbox.start(spec, Limits(memory_gb=2.0, cpus=1.0, call_timeout_s=0.5)) as encoder:
+        daemons = processes_of(marker)
+        assert len(daemons) == 1
+        with pytest.raises(ParticipantError, match=r"no answer within 0\.5 s .* a clip of 1\.00 s"):
+            encoder.encode([clip(how=HANG)])
+    if name is SandboxName.NONE:
+        os.kill(daemons[0], signal.SIGKILL)
+    assert wait_until_gone(daemons) == []
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_encoder_that_exits_is_told_its_code_and_last_words(
+    name: SandboxName, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Leaving early is no success: ParticipantError with exit code and the end of what it printed."""
+    sandbox = open_backend(name, request)
+    spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
+    with sandbox.start(spec, LIMITS) as encoder, pytest.raises(ParticipantError, match=r"exit code 3 .*I am leaving"):
+        encoder.encode([clip(how=EXIT)])
+
+
+@pytest.mark.parametrize("name", CONFINED)
+def test_filling_memory_is_told_with_the_limit(
+    name: SandboxName, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The kernel kills it inside its own limit, and the sentence names that limit, not a mysterious signal 9."""
+    sandbox = open_backend(name, request)
+    limits = Limits(memory_gb=0.75, cpus=1.0)
+    spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
+    words = r"more than the 0\.75 GB of memory"
+    with sandbox.start(spec, limits) as encoder, pytest.raises(ParticipantError, match=words):
+        encoder.encode([clip(how=MEMORY)])
+
+
+def test_writing_to_the_servers_socket_is_nonsense(tmp_path: Path) -> None:
+    """The submission can find the socket and write to it; the client says so, and blames it."""
+    sandbox = backend(SandboxName.NONE, image=IMAGE)
+    spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
+    words = "wrote to the server's own connection"
+    with sandbox.start(spec, LIMITS) as encoder, pytest.raises(ParticipantError, match=words):
+        encoder.encode([clip(how=JUNK)])
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from ranker.config import Limits
+from ranker.sandbox.backends import backend
+from ranker.sandbox.base import EncoderSpec
+from ranker.types import EncoderSource, SandboxName
+import numpy as np
+
+sandbox = backend(SandboxName(sys.argv[1]), image="ranker-encoder:none-such")
+spec = EncoderSpec(tree=Path(sys.argv[2]), source=EncoderSource(root=".", module="encoder.py"))
+with sandbox.start(spec, Limits(memory_gb=2.0, cpus=1.0)) as encoder:
+    print("ready", flush=True)
+    clip = np.zeros(1600, dtype=np.float32)
+    clip[0] = 18
+    encoder.encode([clip])
+"""
+
+
+@pytest.mark.parametrize("name", CONFINED)
+def test_nothing_outlives_an_owner_that_is_killed(
+    name: SandboxName, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """After SIGKILL of our process, an encoder that is in an endless loop and has left a daemon is gone, by itself."""
+    open_backend(name, request)
+    marker = f"orphan-{os.getpid()}-{name}"
+    command = [sys.executable, "-c", OWNER, name, str(own_tree(tmp_path, daemon=marker))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"ready\n"
+        daemons = processes_of(marker)
+        owner.kill()
+    assert len(daemons) == 1
+    assert wait_until_gone(daemons) == []
+
+
+@pytest.mark.engine
+def test_containers_of_a_dead_owner_are_reaped_and_no_others(docker_engine: str) -> None:
+    """Only containers whose owner is dead go: those of this process and of other machines stay."""
+    from docker.client import DockerClient
+    from docker.types import Mount
+
+    from ranker.sandbox import docker as ours
+
+    client = DockerClient.from_env()
+    ours._import_skeleton(client)
+    ours.reap_orphans()
+    alive = ours._owner_labels(os.getpid())
+    dead = {**alive, f"{ours.LABEL}.started": "1"}
+    elsewhere = {**dead, f"{ours.LABEL}.machine": "another"}
+    mount = Mount("/usr", "/usr", type="bind", read_only=True)
+    made = [
+        client.containers.create(ours.SKELETON, "true", labels=one, mounts=[mount]) for one in (alive, dead, elsewhere)
+    ]
+    try:
+        assert ours.reap_orphans() == 1
+        left = {one.id for one in client.containers.list(all=True)}
+        assert [one.id in left for one in made] == [True, False, True]
+    finally:
+        for one in (made[0], made[2]):
+            one.remove(force=True)
+        client.close()
+
+
+def test_a_missing_engine_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No engine behind DOCKER_HOST: `available` says so, and starting raises an error that is not the participant's."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    sandbox = backend(SandboxName.DOCKER, image=IMAGE)
+    assert not sandbox.available().ok
+    assert "docker.io" in sandbox.available().reason
+    spec = EncoderSpec(tree=tmp_path, source=SOURCE)
+    with pytest.raises(MissingError, match="no Docker engine answers"), sandbox.start(spec, LIMITS):
+        pass
