@@ -21,6 +21,7 @@ import pytest
 
 from ranker.config import Limits
 from ranker.errors import MissingError, ParticipantError
+from ranker.sandbox import owner
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import Audio, Encoder, EncoderSpec
 from ranker.sandbox.serving import ServedSandbox
@@ -404,16 +405,18 @@ def test_nothing_outlives_an_owner_that_is_killed(
     name: SandboxName, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """After SIGKILL of our process, an encoder that is in an endless loop and has left a daemon is gone, by itself."""
-    open_backend(name, request)
+    sandbox = open_backend(name, request)
     marker = f"orphan-{os.getpid()}-{name}"
     command = [sys.executable, "-c", OWNER, name, str(own_tree(tmp_path, daemon=marker))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"ready\n"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"ready\n"
         daemons = processes_of(marker)
-        owner.kill()
+        killed.kill()
     assert len(daemons) == 1
     assert wait_until_gone(daemons) == []
+    assert sandbox.reap() > 0
+    assert sandbox.reap() == 0
 
 
 @pytest.mark.engine
@@ -427,9 +430,9 @@ def test_containers_of_a_dead_owner_are_reaped_and_no_others(docker_engine: str)
     client = DockerClient.from_env()
     ours._import_skeleton(client)
     ours.reap_orphans()
-    alive = ours._owner_labels(os.getpid())
-    dead = {**alive, f"{ours.LABEL}.started": "1"}
-    elsewhere = {**dead, f"{ours.LABEL}.machine": "another"}
+    alive = {ours.BOOT_LABEL: ours._boot(), ours.OWNER_LABEL: owner.owner_token()}
+    dead = {**alive, ours.OWNER_LABEL: dead_token()}
+    elsewhere = {**dead, ours.BOOT_LABEL: "another"}
     mount = Mount("/usr", "/usr", type="bind", read_only=True)
     made = [
         client.containers.create(ours.SKELETON, "true", labels=one, mounts=[mount]) for one in (alive, dead, elsewhere)
@@ -442,6 +445,23 @@ def test_containers_of_a_dead_owner_are_reaped_and_no_others(docker_engine: str)
         for one in (made[0], made[2]):
             one.remove(force=True)
         client.close()
+
+
+def dead_token() -> str:
+    """The calling process, started at another time: as if its number had been given out again."""
+    pid, started, namespace = owner.owner_token().split("-")
+    return f"{pid}-{int(started) - 1}-{namespace}"
+
+
+def test_folders_of_a_dead_owner_are_reaped_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of this process, one of another process namespace and a stranger's stay."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pid, started, namespace = dead_token().split("-")
+    names = [owner.owner_token(), dead_token(), f"{pid}-{started}-{int(namespace) + 1}", "mine"]
+    for name in names:
+        (tmp_path / f"ranker-socket-{name}-abc").mkdir()
+    assert owner.reap_folders() == 1
+    assert {path.name for path in tmp_path.iterdir()} == {f"ranker-socket-{names[i]}-abc" for i in (0, 2, 3)}
 
 
 def test_a_missing_engine_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def backend(name: SandboxName, *, image: str, home: Path | None = None) -> Serve
 def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> ServedSandbox:
     """A backend that works here; nothing is started yet. `home` is the organizer's folder, which no encoder may see.
 
-    AUTO tries docker, then bubblewrap; never none. Containers that a dead process of ours left behind are removed.
+    AUTO tries docker, then bubblewrap; never none. What dead processes of ours left behind is removed.
     Raises MissingError saying what to install.
     """
     names = (SandboxName.DOCKER, SandboxName.BUBBLEWRAP) if name is SandboxName.AUTO else (name,)
@@ -36,10 +36,7 @@ def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> 
         sandbox = backend(candidate, image=image, home=home)
         availability = sandbox.available()
         if availability.ok:
-            if candidate is SandboxName.DOCKER:
-                from ranker.sandbox.docker import reap_orphans  # noqa: PLC0415  as above
-
-                reap_orphans()
+            sandbox.reap()
             return sandbox
         reasons.append(f"{candidate}: {availability.reason}")
     raise MissingError(

@@ -20,7 +20,7 @@ from ranker.config import Limits
 from ranker.errors import MissingError
 from ranker.sandbox import seccomp
 from ranker.sandbox.base import Availability
-from ranker.sandbox.cgroup import Cgroup, cgroup
+from ranker.sandbox.cgroup import Cgroup, cgroup, reap_cgroups
 from ranker.sandbox.child import running
 from ranker.sandbox.client import Confined
 from ranker.sandbox.environment import (
@@ -64,6 +64,10 @@ class Bubblewrap(ServedSandbox):
             )
             return Availability(ok=False, reason=reason)
         return Availability(ok=True, version=version)
+
+    def reap(self) -> int:
+        """See `ServedSandbox.reap`."""
+        return super().reap() + reap_cgroups()
 
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ranker.config import Limits
+from ranker.sandbox.owner import is_dead, owner_token
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "ranker"
@@ -68,7 +69,7 @@ _REQUIRED = {"memory.max", "pids.max", "memory.limit_in_bytes"}
 @contextmanager
 def cgroup(limits: Limits) -> Iterator[Cgroup | None]:
     """A new group with these limits, removed at the end with all that is in it; None where none can be made."""
-    name = f"{PARENT}/{uuid.uuid4().hex}"
+    name = f"{PARENT}/{owner_token()}-{uuid.uuid4().hex[:12]}"
     made: list[Path] = []
     try:
         try:
@@ -82,6 +83,14 @@ def cgroup(limits: Limits) -> Iterator[Cgroup | None]:
         yield group
     finally:
         _remove(made)
+
+
+def reap_cgroups() -> int:
+    """Remove the groups whose owner is dead; how many there were."""
+    parents = [ROOT / PARENT, *(ROOT / controller / PARENT for controller in ("memory", "pids", "cpu"))]
+    left = [folder for parent in parents if parent.is_dir() for folder in parent.iterdir() if is_dead(folder.name)]
+    _remove(left)
+    return len(left)
 
 
 def _make(name: str, limits: Limits, made: list[Path]) -> None:

@@ -38,12 +38,14 @@ from ranker.sandbox.environment import (
     server_file,
 )
 from ranker.sandbox.faults import Ending, judge_engine, plain
+from ranker.sandbox.owner import is_dead, owner_token
 from ranker.sandbox.seccomp import profile_path
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import SandboxName
 
 SKELETON = "ranker-skeleton:1"
-LABEL = "org.ranker"
+BOOT_LABEL = "org.ranker.boot"
+OWNER_LABEL = "org.ranker.owner"
 NATURAL_DEATH_S = 5
 ENGINE_TIMEOUT_S = 60.0
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -74,6 +76,10 @@ class DockerSandbox(ServedSandbox):
             return Availability(ok=False, reason=str(error))
         except (DockerException, requests.RequestException, KeyError) as error:
             return Availability(ok=False, reason=f"the Docker engine fails: {plain(str(error), 200)}")
+
+    def reap(self) -> int:
+        """See `ServedSandbox.reap`."""
+        return super().reap() + reap_orphans()
 
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:
@@ -231,7 +237,7 @@ def _options(launch: Launch, *, own_python: bool, cpus: int) -> dict[str, Any]:
         "tmpfs": tmpfs,
         "ulimits": [Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES), Ulimit(name="core", soft=0, hard=0)],
         "log_config": LogConfig(type="json-file", config={"max-size": f"{limits.log_kb}k", "max-file": "1"}),
-        "labels": _owner_labels(os.getpid()),
+        "labels": {BOOT_LABEL: _boot(), OWNER_LABEL: owner_token()},
         "stdin_open": False,
     }
 
@@ -245,39 +251,18 @@ def _bind(source: Path, target: str) -> Mount:
     return Mount(target=target, source=str(source), type="bind", read_only=True)
 
 
-def _started(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks: with the pid it names a process for good. None: there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-
-
-def _machine() -> str:
-    """Boot and process namespace: pids mean nothing outside of it."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def _owner_labels(pid: int) -> dict[str, str]:
-    return {
-        LABEL: "encoder",
-        f"{LABEL}.machine": _machine(),
-        f"{LABEL}.pid": str(pid),
-        f"{LABEL}.started": _started(pid) or "",
-    }
+def _boot() -> str:
+    """An engine may serve several machines, or have served this one before it was started anew."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def reap_orphans() -> int:
-    """Remove the encoder containers of this machine whose owner is dead; how many there were. Raises as `launch`
-    does.
-    """
+    """Remove this machine's encoder containers whose owner is dead; how many there were. Raises as `launch` does."""
     count = 0
     with _engine() as client:
-        found = _asked(lambda: client.containers.list(all=True, filters={"label": f"{LABEL}.machine={_machine()}"}))
+        found = _asked(lambda: client.containers.list(all=True, filters={"label": f"{BOOT_LABEL}={_boot()}"}))
         for container in found:
-            labels = container.labels
-            if _started(int(labels[f"{LABEL}.pid"])) != labels[f"{LABEL}.started"]:
+            if is_dead(container.labels[OWNER_LABEL]):
                 _remove(container)
                 count += 1
     return count

@@ -5,7 +5,6 @@ everything.
 from __future__ import annotations
 
 import socket
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +15,7 @@ from ranker.errors import ParticipantError
 from ranker.sandbox.base import Availability, Encoder, EncoderSpec
 from ranker.sandbox.client import DEFAULT_MAX_FRAMES, Confined, EncoderClient, accept
 from ranker.sandbox.environment import Launch, threads_for
+from ranker.sandbox.owner import make_folder, reap_folders
 from ranker.types import SandboxName
 
 START_TIMEOUT_S = 180.0  # importing torch from a cold disk, on a machine that is busy
@@ -39,13 +39,15 @@ class ServedSandbox(ABC):
         InfraError.
         """
 
+    def reap(self) -> int:
+        """Remove what dead processes of ours left behind; how many things there were."""
+        return reap_folders()
+
     @contextmanager
     def connect(self, spec: EncoderSpec, limits: Limits) -> Iterator[EncoderClient]:
         """A started server that has not touched the submission yet."""
         with (
-            tempfile.TemporaryDirectory(
-                prefix="ranker-"
-            ) as folder,  # mode 0700: no other user can take the server's place
+            make_folder() as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
         ):
             path = Path(folder) / "socket"
