@@ -241,26 +241,40 @@ def reap(engine: Engine, *, now: datetime, is_dead: Callable[[str], bool], max_i
 
 
 def worker_id(pid: int | None = None) -> str:
-    """Name of a process of this host (None: this one), `host:pid:start`. The start tells it from a later one."""
+    """Name of a process of this machine (None: this one), `host:pid:start`. The start tells it from a later one."""
     pid = os.getpid() if pid is None else pid
     return f"{socket.gethostname()}:{pid}:{_process_start(pid)}"
 
 
 def is_dead_here(worker: str) -> bool:
-    """Whether `worker` (from `worker_id`) ran on this host and runs no longer; False where that cannot be known."""
+    """Whether `worker` (from `worker_id`) ran on this machine and runs no longer; False where that cannot be known.
+
+    A machine is told by its boot and its pid namespace, since host names change while a process runs. A worker of this
+    host name and an earlier boot died with it.
+    """
     host, pid, start = worker.rsplit(":", 2)
-    return host == socket.gethostname() and _process_start(int(pid)) != start
+    boot, namespace, _ = start.split("-")
+    if boot != _boot():
+        return host == socket.gethostname()
+    return namespace == _pid_namespace() and _process_start(int(pid)) != start
 
 
 def _process_start(pid: int) -> str | None:
-    """Boot and clock tick at which a process began (proc_pid_stat(5), field 22); None if no such process lives."""
+    """Boot, pid namespace and clock tick at which a process began (proc_pid_stat(5), field 22); None if it is dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in {"Z", "X"} else f"{boot[:8]}-{fields[18]}"
+    return None if state in {"Z", "X"} else f"{_boot()}-{_pid_namespace()}-{fields[18]}"
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+
+
+def _pid_namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _due(now: datetime) -> ColumnElement[bool]:

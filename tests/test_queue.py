@@ -358,13 +358,23 @@ def test_every_move_outside_the_table_is_a_mistake_of_ours(engine: Engine) -> No
 
 
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
-    """Attacks identity by pid: a name with our pid and another start is dead; of other hosts nothing is known."""
+    """Attacks identity by pid: this process lives; a name with our pid and another start is dead."""
     mine = queue.worker_id()
-    host, pid, start = mine.rsplit(":", 2)
-    assert int(pid) == os.getpid()
+    assert int(mine.rsplit(":", 2)[1]) == os.getpid()
     assert not queue.is_dead_here(mine)
-    assert queue.is_dead_here(f"{host}:{pid}:{start}0")
-    assert not queue.is_dead_here(f"not-{host}:{pid}:{start}0")
+    assert queue.is_dead_here(f"{mine}0")
+
+
+def test_machines_are_told_apart_by_more_than_their_name() -> None:
+    """Attacks host names: renaming the host changes nothing, a restart ends its workers, of others nothing is known."""
+    host, pid, start = queue.worker_id().rsplit(":", 2)
+    boot, namespace, tick = start.split("-")
+    other_boot = "00000000" if boot != "00000000" else "11111111"
+    assert not queue.is_dead_here(f"renamed:{pid}:{start}")
+    assert queue.is_dead_here(f"renamed:{pid}:{start}0")
+    assert queue.is_dead_here(f"{host}:{pid}:{other_boot}-{namespace}-{tick}")
+    assert not queue.is_dead_here(f"another:{pid}:{other_boot}-{namespace}-{tick}")
+    assert not queue.is_dead_here(f"{host}:{pid}:{boot}-{namespace}0-{tick}")
 
 
 def test_a_process_that_was_killed_is_dead_even_before_it_is_waited_for() -> None:
