@@ -1,4 +1,6 @@
-"""Under which condition a track is measured here and now, and in which words it differs from the challenge's protocol."""
+"""Under which condition a track is measured here and now, and in which words it differs from the challenge's
+protocol.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Configuration: YAML files parsed once, at the edge, into frozen models. All mistakes of a file are reported together."""
+"""Configuration: YAML files parsed once, at the edge, into frozen models. All mistakes of a file are reported
+together.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class _Strict(BaseModel):
 class TrainSplit(_Strict):
     """What the language model is trained on for one task.
 
-    `shards` are paths under the benchmark's data folder, with braces as in bash; `key` lists fields of a clip's JSON in order
-    of preference; `mixture_weight` is relative to the other tasks' (None: number of shards / shards of all tasks of the track).
+    `shards` are paths under the benchmark's data folder, with braces as in bash; `key` lists fields of a clip's JSON
+    in order of preference; `mixture_weight` is relative to the other tasks' (None: number of shards / shards of all
+    tasks of the track).
     """
 
     shards: tuple[str, ...] = Field(min_length=1)
@@ -44,8 +47,8 @@ class TestSplit(_Strict):
 class Task(_Strict):
     """One column of the leaderboard.
 
-    `worst`, `best`, `weight` and `group` belong to the ranking alone: changing them needs no new run. `confound` says in a
-    sentence what else the label goes with, and is shown beside every score of the task.
+    `worst`, `best`, `weight` and `group` belong to the ranking alone: changing them needs no new run. `confound` says
+    in a sentence what else the label goes with, and is shown beside every score of the task.
     """
 
     name: Name
@@ -81,8 +84,8 @@ class Task(_Strict):
 class Track(_Strict):
     """Tasks that share one trained model and one ranking.
 
-    Track score: with `group_weights`, the weighted mean of the groups' own (task-weighted) means; without, the task-weighted
-    mean over all tasks.
+    Track score: with `group_weights`, the weighted mean of the groups' own (task-weighted) means; without, the task-
+    weighted mean over all tasks.
     """
 
     title: str
@@ -113,7 +116,9 @@ class Track(_Strict):
 
 
 class Recipe(_Strict):
-    """How the audio language model is trained and asked. The defaults are the challenge's (docs/protocol.md, section 2)."""
+    """How the audio language model is trained and asked. The defaults are the challenge's (docs/protocol.md, section
+    2).
+    """
 
     decoder: str = "smollm2-135m"
     decoder_layers: int | None = Field(default=None, ge=1, description="use the first layers only; None = all")
@@ -226,7 +231,7 @@ class Service(_Strict):
     )
     infra_attempts: int = Field(default=5, ge=1, description="attempts of a job that fails by our own fault")
     retry_delay_s: float = Field(default=10.0, ge=0, description="doubled with each attempt")
-    cpu_workers: int = Field(default=1, ge=1, description="worker processes on a machine without a GPU")
+    cpu_workers: int = Field(default=2, ge=1, description="worker processes on a machine without a GPU")
 
 
 Model = TypeVar("Model", bound=_Strict)

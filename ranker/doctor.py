@@ -118,7 +118,7 @@ def _container_toolkit(_: _Patient) -> Iterator[_Found]:
         return
     try:
         answer = subprocess.run(
-            ["nvidia-ctk", "--version"],  # noqa: S607
+            ["nvidia-ctk", "--version"],
             capture_output=True,
             text=True,
             timeout=10,
@@ -143,7 +143,7 @@ def _container_toolkit(_: _Patient) -> Iterator[_Found]:
 
 def _engine(name: SandboxName) -> Callable[[_Patient], Iterator[_Found]]:
     def check(patient: _Patient) -> Iterator[_Found]:
-        from ranker.sandbox.backends import backend  # noqa: PLC0415  slow to import
+        from ranker.sandbox.backends import backend
 
         found = backend(name, image=patient.service.docker_image, home=patient.home.root).available()
         if found.ok:
@@ -156,7 +156,7 @@ def _engine(name: SandboxName) -> Callable[[_Patient], Iterator[_Found]]:
 
 
 def _sandbox(patient: _Patient) -> Iterator[_Found]:
-    from ranker.sandbox.backends import backend  # noqa: PLC0415  slow to import
+    from ranker.sandbox.backends import backend
 
     asked = patient.service.sandbox
     if asked is SandboxName.NONE:
@@ -233,7 +233,7 @@ def _jobs_left_behind(patient: _Patient) -> Iterator[_Found]:
 
 
 def _decoder(patient: _Patient) -> Iterator[_Found]:
-    from ranker.lalm.decoder import locate  # noqa: PLC0415  behind the same door as torch
+    from ranker.lalm.decoder import locate
 
     files = locate(_benchmark(patient).recipe.decoder)
     folder = model_cache() / f"{files.name}-{files.digest[:16]}"
@@ -243,14 +243,14 @@ def _decoder(patient: _Patient) -> Iterator[_Found]:
 
 
 def _sentence_model(_: _Patient) -> Iterator[_Found]:
-    from ranker.metrics.caption import caption_models  # noqa: PLC0415  numpy and more
+    from ranker.metrics.caption import caption_models
 
     models = caption_models()
     yield Verdict.OK, f"{models.name} at {models.folder}", ""
 
 
 def _benchmark_data(patient: _Patient) -> Iterator[_Found]:
-    from ranker.data import store  # noqa: PLC0415  soundfile and more
+    from ranker.data import store
 
     name = patient.service.benchmark
     root = patient.home.data / name

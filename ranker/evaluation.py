@@ -1,7 +1,8 @@
 """One track of one submission, from features to scores: encode, train, answer, score, manifest.
 
-All that this writes lies in the attempt's own folder. What an earlier attempt of the same job finished (checkpoints, scores
-made with the same weights) is taken over; on the same CPU with the same threads it is what would come out again, bit for bit.
+All that this writes lies in the attempt's own folder. What an earlier attempt of the same job finished (checkpoints,
+scores made with the same weights) is taken over; on the same CPU with the same threads it is what would come out
+again, bit for bit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ranker.config import Benchmark, Task, load
 from ranker.data.shards import read_split
 from ranker.data.store import data_digest
 from ranker.errors import InfraError, OrganizerError
+from ranker.intake.archive import describe
 from ranker.job import JobContext, Outcome
 from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
@@ -33,8 +35,8 @@ from ranker.manifest import hardware, peak_memory_gb, software, write_manifest
 from ranker.metrics import Pair, blind_answer, blind_value
 from ranker.metrics import evaluate as compute_metric
 from ranker.queue import NewScore
-from ranker.sandbox.base import Encoder, EncoderSpec
 from ranker.sandbox.backends import open_sandbox
+from ranker.sandbox.base import Encoder, EncoderSpec
 from ranker.types import Condition, EncoderSource, Progress, SandboxName, Stage
 
 _STANDARDIZED_OVER = 2_000
@@ -97,7 +99,8 @@ def evaluate(context: JobContext) -> Outcome:
         home=context.home.root,
     )
     tree = context.home.submissions / context.submission.digest / "tree"
-    spec = EncoderSpec(tree=tree, source=source, seed=recipe.seed)
+    _require_same_tree(context, tree)
+    spec = EncoderSpec(tree=tree, source=source, seed=recipe.seed, threads=threads)
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
@@ -162,6 +165,16 @@ def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
     return run, EncoderSource(**check["source"])
 
 
+def _require_same_tree(context: JobContext, tree: Path) -> None:
+    """What is run is what was checked: nobody, we included, may have touched the unpacked files since."""
+    checked = (context.submission.check or {})["tree"]["digest"]
+    if not tree.is_dir() or describe(tree).digest != checked:
+        raise InfraError(
+            f"the unpacked files of submission {context.submission.id} are no longer those that were checked; "
+            f"delete {tree} and run `ranker ingest` on its ZIP again"
+        )
+
+
 def _fixed_threads(run: _Run) -> int:
     """CPU threads of the job: chosen at its first attempt and kept, since sums depend on how they are split."""
     path = run.folder.parent / "threads"
@@ -177,7 +190,7 @@ def _fixed_threads(run: _Run) -> int:
 
 
 def _trained(run: _Run, model: AudioLanguageModel, encoder: Encoder) -> str:
-    """Train `model` in place, or take over the weights that an earlier attempt finished; returns the weights' digest."""
+    """Train `model` in place, or take over what an earlier attempt finished; returns the weights' digest."""
     final = run.folder / f"step-{run.condition.steps:08d}"
     checkpoint = latest_checkpoint(run.earlier)
     if checkpoint is not None:

@@ -39,7 +39,9 @@ class Home:
         return self.root / "leaderboard" / "site"
 
     def config_path(self, name: str) -> Path:
-        """`configs/<name>.yaml` of this home if it is there, else the one that ships with ranker (which may not exist)."""
+        """`configs/<name>.yaml` of this home if it is there, else the one that ships with ranker (which may not
+        exist).
+        """
         own = self.root / "configs" / f"{name}.yaml"
         return own if own.is_file() else asset("configs") / f"{name}.yaml"
 
@@ -51,9 +53,11 @@ def model_cache() -> Path:
 
 
 def asset(name: str) -> Path:
-    """A folder that ships with ranker (`configs`, `alembic`, `leaderboard`, `docker`): packed in a wheel, or beside the package.
+    """A folder that ships with ranker (`configs`, `alembic`, `leaderboard`, `docker`): packed in a wheel, or beside
+    the package.
 
-    They are packed under `ranker/_assets/`, since a top-level `alembic` or `docker` in a wheel would overwrite those packages.
+    They are packed under `ranker/_assets/`, since a top-level `alembic` or `docker` in a wheel would overwrite those
+    packages.
     """
     packed = Path(__file__).parent / "_assets" / name
     return packed if packed.is_dir() else Path(__file__).parent.parent / name

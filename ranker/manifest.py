@@ -50,7 +50,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def software() -> dict[str, str]:
-    """Versions of Python, of ranker (with its git revision where it is run from a checkout) and of what scores hang on."""
+    """Versions of Python, of ranker (with its git revision where it is run from a checkout) and of what scores hang
+    on.
+    """
     found = {"python": platform.python_version(), "ranker": ranker.__version__, "revision": _revision()}
     for package in _PACKAGES:
         try:
@@ -85,20 +87,20 @@ def _cpu_model() -> str:
 
 
 def _revision() -> str:
-    """Commit of the checkout that ranker runs from, with `+changes` where files differ; empty for an installed wheel."""
+    """Commit of the checkout that ranker runs from, `+changes` where files differ; empty for an installed wheel."""
     root = Path(ranker.__file__).parent.parent
     if not (root / ".git").exists():
         return ""
     try:
-        commit = subprocess.run(  # noqa: S603
-            ["git", "rev-parse", "HEAD"],  # noqa: S607
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
             cwd=root,
             capture_output=True,
             text=True,
             check=True,
         )
-        changed = subprocess.run(  # noqa: S603
-            ["git", "status", "--porcelain", "--untracked-files=no"],  # noqa: S607
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
             cwd=root,
             capture_output=True,
             text=True,

@@ -105,7 +105,9 @@ def submissions(session: Session) -> list[SubmissionView]:
 
 
 def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
-    """Submissions by id, by the beginning of an id or digest, or by team. Raises UsageError for one that fits none or many."""
+    """Submissions by id, by the beginning of an id or digest, or by team. Raises UsageError for one that fits none or
+    many.
+    """
     known = submissions(session)
     found = []
     for name in names:

@@ -89,7 +89,7 @@ class Ranker:
 
     def receive(self, file: Path, *, team: str | None, report: Path | None, encoder: str | None) -> Received:
         """Store and record one ZIP, and queue its check."""
-        from ranker.intake.receive import receive  # noqa: PLC0415
+        from ranker.intake.receive import receive
 
         with self.open() as engine, session(engine) as writing:
             return receive(self.home, writing, file, team=team, report=report, encoder=encoder, now=datetime.now(UTC))
@@ -98,7 +98,7 @@ class Ranker:
         self, job_ids: Sequence[int], *, sandbox: SandboxName | None, on_tick: Callable[[], None] = lambda: None
     ) -> None:
         """Do these jobs in worker processes of this machine, until each has ended."""
-        from ranker.executors import local  # noqa: PLC0415
+        from ranker.executors import local
 
         service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
         local.run(self.home, service, job_ids, on_tick=on_tick)
@@ -106,11 +106,12 @@ class Ranker:
     def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
         """Queue the evaluations that these submissions (None: all accepted ones) miss.
 
-        Raises UsageError for a submission that no encoder check has accepted, MissingError where data or models are not there.
+        Raises UsageError for a submission that no encoder check has accepted, MissingError where data or models are
+        not there.
         """
-        from ranker import overview, queue  # noqa: PLC0415
-        from ranker.conditions import condition_for  # noqa: PLC0415
-        from ranker.executors.local import gpus  # noqa: PLC0415
+        from ranker import overview, queue
+        from ranker.conditions import condition_for
+        from ranker.executors.local import gpus
 
         benchmark = self.benchmark(wanted.benchmark)
         tracks = [wanted.track] if wanted.track else list(benchmark.tracks)
@@ -138,8 +139,8 @@ class Ranker:
             if names is not None and len(accepted) < len(views):
                 wrong = next(view for view in views if view.state in unfit)
                 raise UsageError(
-                    f"submission {wrong.submission.id} of {wrong.submission.team} cannot be evaluated: it is {wrong.state}; "
-                    f"`ranker show {wrong.submission.id}` says why"
+                    f"submission {wrong.submission.id} of {wrong.submission.team} cannot be evaluated: "
+                    f"it is {wrong.state}; `ranker show {wrong.submission.id}` says why"
                 )
             jobs = [
                 queue.enqueue(
@@ -163,21 +164,21 @@ class Ranker:
 
     def submissions(self) -> list[SubmissionView]:
         """Every submission, in the order of arrival."""
-        from ranker import overview  # noqa: PLC0415
+        from ranker import overview
 
         with self.open() as engine, session(engine, read_only=True) as reading:
             return overview.submissions(reading)
 
     def find(self, names: Sequence[str]) -> list[SubmissionView]:
         """Submissions by id, beginning of an id, or team. Raises UsageError."""
-        from ranker import overview  # noqa: PLC0415
+        from ranker import overview
 
         with self.open() as engine, session(engine, read_only=True) as reading:
             return overview.find(reading, names)
 
     def boards(self, name: str | None, *, track: str | None = None, condition: str | None = None) -> list[Board]:
         """The benchmark's boards, one per track. Raises MissingError if a track that was asked for has none."""
-        from ranker import board  # noqa: PLC0415
+        from ranker import board
 
         benchmark = self.benchmark(name)
         with self.open() as engine, session(engine, read_only=True) as reading:
@@ -190,7 +191,7 @@ class Ranker:
 
     def publish(self, name: str | None, folder: Path | None) -> Path:
         """Write the page of a benchmark's boards; returns its index.html."""
-        from ranker import overview, site  # noqa: PLC0415
+        from ranker import overview, site
 
         boards = self.boards(name)
         with self.open() as engine, session(engine, read_only=True) as reading:
@@ -199,8 +200,8 @@ class Ranker:
 
     def results(self, name: str | None, remarks: Path | None) -> str:
         """Ranking, scores, hardware and durations of a benchmark as Markdown; `remarks` is put below."""
-        from ranker import overview  # noqa: PLC0415
-        from ranker.results import markdown  # noqa: PLC0415
+        from ranker import overview
+        from ranker.results import markdown
 
         boards = self.boards(name)
         with self.open() as engine, session(engine, read_only=True) as reading:
@@ -209,7 +210,7 @@ class Ranker:
 
     def examine(self) -> list[Finding]:
         """What works here and what does not."""
-        from ranker.doctor import examine  # noqa: PLC0415
+        from ranker.doctor import examine
 
         return examine(self.home, self.service)
 
@@ -217,8 +218,8 @@ class Ranker:
         self, name: Buildable, packages: Path | None, *, again: bool, on_progress: Callable[[int, int], None]
     ) -> str:
         """Build a benchmark's data unless this version of it is there; returns its digest."""
-        from ranker.data import store  # noqa: PLC0415
-        from ranker.data.benchmarks import field, mini  # noqa: PLC0415
+        from ranker.data import store
+        from ranker.data.benchmarks import field, mini
 
         root = self.home.data / name
         if packages is not None and name is not Buildable.FIELD:
@@ -233,7 +234,7 @@ class Ranker:
 
     def verify_data(self, name: str | None) -> dict[str, list[str]]:
         """What differs from its manifest, for each benchmark that is built (or the named one). Raises MissingError."""
-        from ranker.data import store  # noqa: PLC0415
+        from ranker.data import store
 
         built = [path.name for path in sorted(self.home.data.glob("*")) if store.is_built(path)]
         if name is None and not built:
@@ -243,13 +244,13 @@ class Ranker:
 
 def ranking_json(board: Board) -> dict[str, object]:
     """A board as `ranker rank --json` prints it."""
-    from ranker.board import ranking_json as as_json  # noqa: PLC0415
+    from ranker.board import ranking_json as as_json
 
     return as_json(board)
 
 
 def is_lame(findings: Sequence[Finding]) -> bool:
     """Whether something is missing without which nothing can be evaluated."""
-    from ranker.doctor import Verdict  # noqa: PLC0415
+    from ranker.doctor import Verdict
 
     return any(finding.verdict is Verdict.MISSING for finding in findings)

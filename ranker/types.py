@@ -97,7 +97,7 @@ class Precision(StrEnum):
 
 
 class SandboxName(StrEnum):
-    """Where the encoder runs. AUTO is the first of DOCKER and BUBBLEWRAP that works; NONE is for one's own code only."""
+    """Where the encoder runs. AUTO: the first of DOCKER and BUBBLEWRAP that works. NONE: for one's own code only."""
 
     AUTO = "auto"
     DOCKER = "docker"
@@ -109,8 +109,8 @@ class SandboxName(StrEnum):
 class EncoderSource:
     """Which class of a submission is its encoder.
 
-    `module` is the Python file, relative to the submission's root folder (`root`, itself relative to the unpacked tree).
-    `attribute` is None until the sandbox has looked for the single attribute that ends in `Encoder`.
+    `module` is the Python file, relative to the submission's root folder (`root`, itself relative to the unpacked
+    tree). `attribute` is None until the sandbox has looked for the single attribute that ends in `Encoder`.
     """
 
     root: str
@@ -135,12 +135,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Everything besides the encoder and the seed that a score depends on; scores of different conditions share no board.
+    """Everything besides the encoder and the seed that a score depends on; scores of different conditions share no
+    board.
 
-    `measurement` digests the track's tasks and the recipe (weights and bounds of the ranking are not in it: they may change
-    without a new run). `data` digests the benchmark's shards, `decoder` the decoder's weights and `metric_models` the models
-    that metrics use. `device` is "cpu" or the GPU's model name. `demonstration` says, in words, what differs from the
-    challenge's protocol.
+    `measurement` digests the track's tasks and the recipe (weights and bounds of the ranking are not in it: they may
+    change without a new run). `data` digests the benchmark's shards, `decoder` the decoder's weights and
+    `metric_models` the models that metrics use. `device` is "cpu" or the GPU's model name. `demonstration` says, in
+    words, what differs from the challenge's protocol.
     """
 
     benchmark: str

@@ -47,14 +47,14 @@ LOG_NAME = "worker.log"
 
 def check(context: JobContext) -> Outcome:
     """Handler of CHECK jobs."""
-    from ranker.intake.check import check_submission  # noqa: PLC0415  torch is loaded behind it
+    from ranker.intake.check import check_submission
 
     return check_submission(context)
 
 
 def evaluate(context: JobContext) -> Outcome:
     """Handler of EVALUATE jobs."""
-    from ranker import evaluation  # noqa: PLC0415  torch is loaded behind it
+    from ranker import evaluation
 
     return evaluation.evaluate(context)
 

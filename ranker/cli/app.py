@@ -202,7 +202,7 @@ def rank(
         print_json(rankings[0] if len(rankings) == 1 else rankings)
         return
     for board in boards:
-        out.print(tables.board(board))
+        out.print(tables.board(board, out.width))
     reasons = dict.fromkeys(reason for board in boards for reason in board.demonstration)
     if reasons:
         out.print(tables.demonstration(list(reasons)))
@@ -296,8 +296,8 @@ def warn_without_sandbox(sandbox: SandboxName) -> None:
     """Nobody shall run another's code unconfined without having read this."""
     if sandbox is SandboxName.NONE:
         err.print(
-            "[bold red]warning:[/] --sandbox none: submitted code runs with all your rights. Use it for your own code only; "
-            "every score will be marked."
+            "[bold red]warning:[/] --sandbox none: submitted code runs with all your rights. "
+            "Use it for your own code only; every score will be marked."
         )
 
 

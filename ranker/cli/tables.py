@@ -1,8 +1,9 @@
-"""Boards, submissions and findings as text for a terminal. Names that teams chose are shown as text, never as markup."""
+"""Boards, submissions and findings for a terminal. Names that teams chose are shown as text, never as markup."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -10,11 +11,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ranker.board import Board, Row
 from ranker.db.models import Job
 from ranker.doctor import Finding, Verdict
-from ranker.overview import SubmissionView
 from ranker.types import Status, SubmissionState
+
+if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table of scores does without
+    from ranker.board import Board, Row, TaskColumn
+    from ranker.overview import SubmissionView
+
+_TEAM_WIDTH = 32
+_WITHOUT_LISTENING = "(without listening)"
 
 _COLOURS = {
     SubmissionState.REFUSED: "red",
@@ -30,21 +36,45 @@ def demonstration(reasons: Sequence[str]) -> RenderableType:
     return Panel(lines, title="DEMONSTRATION, not a result of the challenge", border_style="yellow", expand=False)
 
 
-def board(value: Board) -> RenderableType:
-    """A ranking: rank, team, score with its interval, every task."""
+def board(value: Board, width: int) -> RenderableType:
+    """A ranking: rank, team, score with its interval, every task; in several tables where `width` columns do not hold
+    it.
+    """
     title = f"{value.benchmark_title} ({value.benchmark}), track {value.track}: {value.track_title}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    team = max([len(_WITHOUT_LISTENING), *(min(len(row.team), _TEAM_WIDTH) for row in value.rows)])
+    left = list(value.columns)
+    while left or len(parts) == 1:
+        shown: list[TaskColumn] = []
+        room = width - team - 9 - (24 if len(parts) == 1 else 0)
+        while left and (not shown or room >= _column_width(left[0])):
+            room -= _column_width(left[0])
+            shown.append(left.pop(0))
+        parts.append(_board_part(value, shown, with_score=len(parts) == 1))
+    return Group(*parts)
+
+
+def _board_part(value: Board, columns: Sequence[TaskColumn], *, with_score: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("#", justify="right")
-    table.add_column("team", overflow="fold")
-    table.add_column("score", justify="right")
-    table.add_column("95%", justify="right", style="dim")
-    for column in value.columns:
-        table.add_column(f"{column.name}\n{column.metric}", justify="right")
+    table.add_column("team", overflow="fold", max_width=_TEAM_WIDTH)
+    if with_score:
+        table.add_column("score", justify="right", no_wrap=True)
+        table.add_column("95%", justify="right", style="dim", no_wrap=True)
+    for column in columns:
+        table.add_column(f"{column.name}\n{column.metric}", justify="right", no_wrap=True)
     for row in value.rows:
-        table.add_row(*_board_cells(row, value))
-    blind = ["", Text("(without listening)", style="dim"), "", ""]
-    table.add_row(*blind, *(Text(_number(column.blind), style="dim") for column in value.columns))
+        score = [_number(row.score), _interval(row)] if with_score else []
+        cells = [row.cells.get(column.name) for column in columns]
+        numbers = [_number(None if cell is None else cell.raw) for cell in cells]
+        table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *score, *numbers)
+    floor = [Text(_number(column.blind), style="dim") for column in columns]
+    table.add_row("", Text(_WITHOUT_LISTENING, style="dim"), *(["", ""] if with_score else []), *floor)
     return table
+
+
+def _column_width(column: TaskColumn) -> int:
+    return max(len(column.name), len(column.metric), 5) + 2
 
 
 def submissions(views: Sequence[SubmissionView]) -> RenderableType:
@@ -114,11 +144,8 @@ def print_reasons(console: Console, reasons: Sequence[str]) -> None:
         console.print(Text(f"  · {reason}"))
 
 
-def _board_cells(row: Row, value: Board) -> list[RenderableType]:
-    interval = "" if row.interval is None else f"{row.interval.low:.3f}-{row.interval.high:.3f}"
-    cells = [row.cells.get(column.name) for column in value.columns]
-    numbers = [_number(None if cell is None else cell.raw) for cell in cells]
-    return ["-" if row.rank is None else str(row.rank), Text(row.team), _number(row.score), interval, *numbers]
+def _interval(row: Row) -> str:
+    return "" if row.interval is None else f"{row.interval.low:.3f}-{row.interval.high:.3f}"
 
 
 def _job_line(job: Job) -> str:

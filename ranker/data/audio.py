@@ -53,4 +53,4 @@ def crop_start(  # noqa: PLR0917 all of its arguments are the function's point
     if duration_s <= max_s:
         return 0.0
     # A string seeds random.Random through SHA-512: the same in every process, on every machine.
-    return random.Random(f"{seed}/crop/{clip_id}/{visit % crops}").uniform(0.0, duration_s - max_s)  # noqa: S311
+    return random.Random(f"{seed}/crop/{clip_id}/{visit % crops}").uniform(0.0, duration_s - max_s)

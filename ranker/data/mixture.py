@@ -57,7 +57,7 @@ def pairs(sources: Sequence[Source], *, seed_key: str, pairs_per_draw: int) -> I
     """
     probabilities = weights(sources)
     streams = [_stream(index, source, f"{seed_key}/shards/{source.name}") for index, source in enumerate(sources)]
-    draw = random.Random(f"{seed_key}/mixture")  # noqa: S311
+    draw = random.Random(f"{seed_key}/mixture")
     while True:
         (stream,) = draw.choices(streams, probabilities)
         yield from islice(stream, pairs_per_draw)
@@ -65,7 +65,7 @@ def pairs(sources: Sequence[Source], *, seed_key: str, pairs_per_draw: int) -> I
 
 def _stream(index: int, source: Source, seed_key: str) -> Iterator[Pair]:
     """One source's endless pairs: shards drawn uniformly with replacement, each read whole and in order."""
-    draw = random.Random(seed_key)  # noqa: S311
+    draw = random.Random(seed_key)
     visits = [0] * len(source.shards)
     while True:
         chosen = draw.randrange(len(source.shards))
@@ -93,7 +93,7 @@ def batches(
         raise OrganizerError(
             f"sort_window {sort_window} is smaller than batch_size {batch_size}: no batch would ever be full"
         )
-    shuffled = _shuffled(stream, shuffle_window, random.Random(f"{seed_key}/shuffle"))  # noqa: S311
+    shuffled = _shuffled(stream, shuffle_window, random.Random(f"{seed_key}/shuffle"))
     while window := sorted(islice(shuffled, sort_window), key=length, reverse=True):
         for start in range(0, len(window) - batch_size + 1, batch_size):
             yield tuple(window[start : start + batch_size])

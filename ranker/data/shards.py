@@ -99,7 +99,7 @@ def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
 
     The same samples give the same bytes on every machine: no times, a fixed owner, JSON with sorted keys.
     """
-    import webdataset  # noqa: PLC0415 it imports torch
+    import webdataset
 
     with (
         path.open("wb") as file,

@@ -101,7 +101,7 @@ def driver_gpus() -> tuple[Gpu, ...]:
     """
     query = ["nvidia-smi", "--query-gpu=uuid,name", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except FileNotFoundError:
         return ()
     except subprocess.TimeoutExpired as error:
@@ -204,7 +204,7 @@ class _Pool:
             slot.errors.seek(0)
             slot.errors.truncate()
             # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the workers in order.
-            slot.process = subprocess.Popen(  # noqa: S603
+            slot.process = subprocess.Popen(
                 self._arguments,
                 env=dict(slot.environment),
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,6 @@
-"""What is trained on at each step: a function of benchmark and seed alone, so that teams differ by their encoder only."""
+"""What is trained on at each step: a function of benchmark and seed alone, so that teams differ by their encoder
+only.
+"""
 
 from __future__ import annotations
 

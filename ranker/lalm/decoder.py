@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,9 @@ class DecoderFiles:
 
 
 def locate(name: str) -> DecoderFiles:
-    """Find a decoder by the name that a recipe gives it. Raises ConfigError (unknown name) or MissingError (not installed)."""
+    """Find a decoder by the name that a recipe gives it. Raises ConfigError (unknown name) or MissingError (not
+    installed).
+    """
     if name == STAND_IN_DECODER:
         spec = importlib.util.find_spec(_PACKAGE)
         weights = Path(next(iter(spec.submodule_search_locations or ()))) / _GGUF_NAME if spec else None
@@ -55,7 +59,8 @@ def locate(name: str) -> DecoderFiles:
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise MissingError(
-                f"the decoder {name} is not there: expected {weights}; download HuggingFaceTB/SmolLM2-135M into {folder}"
+                f"the decoder {name} is not there: expected {weights}; "
+                f"download HuggingFaceTB/SmolLM2-135M into {folder}"
             )
         layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
         return DecoderFiles(name=name, weights=weights, digest=file_digest(weights), layers=layers, stand_in=None)
@@ -73,7 +78,7 @@ def load(files: DecoderFiles, layers: int | None) -> tuple[LlamaForCausalLM, Pre
 
     A GGUF file is converted on first use and kept in the model cache under the digest of its bytes.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = files.weights.parent if files.weights.suffix == ".safetensors" else _converted(files)
     config = AutoConfig.from_pretrained(folder)
@@ -82,7 +87,9 @@ def load(files: DecoderFiles, layers: int | None) -> tuple[LlamaForCausalLM, Pre
             raise ConfigError(f"decoder_layers is {layers}, but {files.name} has {config.num_hidden_layers} layers")
         config.num_hidden_layers = layers
     with _quiet():
-        decoder = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="float32", local_files_only=True)
+        decoder: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype="float32", local_files_only=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     decoder.requires_grad_(requires_grad=False)
     decoder.eval()
@@ -90,18 +97,20 @@ def load(files: DecoderFiles, layers: int | None) -> tuple[LlamaForCausalLM, Pre
 
 
 def _converted(files: DecoderFiles) -> Path:
-    """Folder of the safetensors made from a GGUF file; made now if it is not there. Safe against a kill and a second maker."""
+    """Folder of the safetensors made from a GGUF file; made now if it is not there. Safe against a kill and a second
+    maker.
+    """
     folder = model_cache() / f"{files.name}-{files.digest[:16]}"
     if folder.is_dir():
         return folder
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         source: dict[str, Any] = {"gguf_file": files.weights.name, "local_files_only": True}
         with _quiet():
-            decoder = AutoModelForCausalLM.from_pretrained(files.weights.parent, dtype="float32", **source)
+            decoder: Any = AutoModelForCausalLM.from_pretrained(files.weights.parent, dtype="float32", **source)
             # transformers remembers that the weights came quantised and would refuse to save them as what they now are.
             del decoder.config.quantization_config
             decoder.hf_quantizer = None
@@ -125,18 +134,17 @@ def _sync(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-class _quiet:  # noqa: N801  (used as a statement, like contextlib's own)
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Silence transformers' progress bars and remarks (unused layers) while a model loads."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging  # noqa: PLC0415
-
-        self._verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging  # noqa: PLC0415
-
-        logging.set_verbosity(self._verbosity)
-        logging.enable_progress_bar()
+    log: Any = logging
+    verbosity = log.get_verbosity()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        log.enable_progress_bar()

@@ -1,7 +1,8 @@
-"""Features: each excerpt of a clip is encoded once, in calls whose make-up is fixed beforehand, and kept while there is room.
+"""Features: each excerpt of a clip is encoded once, in calls whose make-up is fixed beforehand, and kept while there
+is room.
 
-Which excerpts share a call of the encoder is a function of the benchmark and of what the check found out about the encoder
-(`batch_invariant`), never of the cache: a cache of zero bytes gives the same features, only later.
+Which excerpts share a call of the encoder is a function of the benchmark and of what the check found out about the
+encoder (`batch_invariant`), never of the cache: a cache of zero bytes gives the same features, only later.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def training_excerpt(clip: Clip, visit: int, *, seed: int, crops: int, max_s: fl
 def calls(excerpts: Iterable[Excerpt], *, batch_invariant: bool) -> list[tuple[Excerpt, ...]]:
     """Which excerpts share a call of the encoder.
 
-    Canonical features come from calls with one clip. Encoders that were seen not to mind get clips of exactly equal length
-    together. The plan depends on the set of excerpts alone, not on their order.
+    Canonical features come from calls with one clip. Encoders that were seen not to mind get clips of exactly equal
+    length together. The plan depends on the set of excerpts alone, not on their order.
     """
     unique = {excerpt.key: excerpt for excerpt in excerpts}
     ordered = sorted(unique.values(), key=lambda excerpt: (excerpt.length, excerpt.key))
@@ -101,7 +102,9 @@ class FeatureStore:
         self._path.unlink(missing_ok=True)
 
     def fill(self, on_progress: Callable[[int, int], None]) -> None:
-        """Encode the plan in its order until all is kept or the file is full. `on_progress(done, total)` counts excerpts."""
+        """Encode the plan in its order until all is kept or the file is full. `on_progress(done, total)` counts
+        excerpts.
+        """
         total, done = len(self._call_of), 0
         on_progress(0, total)
         for call, features in encode_calls(self._data, self._encoder, self._plan):
@@ -125,7 +128,7 @@ class FeatureStore:
         if self._end + sum(each.nbytes for each in features) > self._max_bytes:
             return False
         for excerpt, each in zip(call, features, strict=True):
-            view = memoryview(np.ascontiguousarray(each)).cast("B")
+            view = each.tobytes()
             written = 0
             while written < len(view):
                 written += os.pwrite(self._file, view[written:], self._end + written)

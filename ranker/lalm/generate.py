@@ -19,8 +19,8 @@ def generate(
 ) -> list[str]:
     """Ask one prompt about each clip: features [(T'_i, D)] to answers, stripped.
 
-    Greedy, until EOS or `max_new_tokens`. Sequences are padded on the left, where the attention mask hides it and positions
-    do not count it, so that every row's next token stands in the last column.
+    Greedy, until EOS or `max_new_tokens`. Sequences are padded on the left, where the attention mask hides it and
+    positions do not count it, so that every row's next token stands in the last column.
     """
     prompt_embedded = model.embed_text(model.tokenize(prompt))
     with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision is Precision.BF16):
@@ -38,10 +38,10 @@ def _decode_greedily(
 ) -> list[list[int]]:
     """Token ids of each row without EOS. embedded (B, S, H), mask (B, S).
 
-    The repetition penalty (Keskar et al. 2019) divides positive and multiplies negative logits of tokens that this row has
-    generated before; the prompt, which enters as embeddings, is not penalised.
+    The repetition penalty (Keskar et al. 2019) divides positive and multiplies negative logits of tokens that this
+    row has generated before; the prompt, which enters as embeddings, is not penalised.
     """
-    body, head = model.decoder.base_model.model.model, model.decoder.get_output_embeddings()
+    body = model.body
     rows = embedded.shape[0]
     cache = DynamicCache(config=body.config)
     answers: list[list[int]] = [[] for _ in range(rows)]
@@ -51,7 +51,7 @@ def _decode_greedily(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     for _ in range(max_new_tokens):
         output = body(**step_input, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-        logits = head(output.last_hidden_state[:, -1]).float()  # (B, V)
+        logits = model.head(output.last_hidden_state[:, -1]).float()  # (B, V)
         if chosen.shape[1]:
             seen = logits.gather(1, chosen)
             logits.scatter_(1, chosen, torch.where(seen < 0, seen * penalty, seen / penalty))

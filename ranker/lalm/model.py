@@ -60,15 +60,17 @@ class AudioLanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.eos_id: int = decoder.config.eos_token_id
+        self.eos_id = int(decoder.config.eos_token_id)  # type: ignore[arg-type]
         hidden = decoder.config.hidden_size
-        embeddings = decoder.get_input_embeddings().weight
+        embeddings: torch.Tensor = decoder.get_input_embeddings().weight  # type: ignore[assignment]
         seed_everything(init_key, "projector")
         self.projector = nn.Linear(feature_dim, hidden)
         if recipe.projector_init == "match_embeddings":
             # Unit-variance features then land where token embeddings lie.
             nn.init.normal_(self.projector.weight, std=float(embeddings.std()) / feature_dim**0.5)
             nn.init.zeros_(self.projector.bias)
+        self.feature_mean: torch.Tensor
+        self.feature_scale: torch.Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         if recipe.precision is Precision.BF16:
@@ -81,7 +83,18 @@ class AudioLanguageModel(nn.Module):
             target_modules=list(LORA_TARGETS),
             bias="none",
         )
-        self.decoder = get_peft_model(decoder, lora)
+        self.decoder: Any = get_peft_model(decoder, lora)
+
+    @property
+    def body(self) -> Any:
+        """The decoder without its head: embeddings in, hidden states out."""
+        return self.decoder.base_model.model.model
+
+    @property
+    def head(self) -> nn.Module:
+        """From hidden states (..., H) to logits (..., V)."""
+        head: nn.Module = self.decoder.base_model.model.lm_head
+        return head
 
     @property
     def device(self) -> torch.device:
@@ -116,14 +129,15 @@ class AudioLanguageModel(nn.Module):
     def embed_text(self, tokens: Sequence[int]) -> torch.Tensor:
         """Token ids to decoder embeddings (L, H)."""
         ids = torch.tensor(tokens, device=self.device)
-        embedded: torch.Tensor = self.decoder.get_input_embeddings()(ids)
+        embedded: torch.Tensor = self.body.embed_tokens(ids)
         return embedded
 
     def forward(self, batch: Sequence[Example]) -> torch.Tensor:
         """Mean cross-entropy over all target and EOS tokens of the batch, a scalar.
 
         Sequences are padded on the right, so that positions are those of generation, and no attention mask is needed: a
-        causal decoder cannot see padding that comes later. Logits are computed where there are labels, and nowhere else.
+        causal decoder cannot see padding that comes later. Logits are computed where there are labels, and nowhere
+        else.
         """
         audio = self.embed_audio([example.features for example in batch])
         sequences = []
@@ -131,11 +145,11 @@ class AudioLanguageModel(nn.Module):
             text = self.embed_text(example.prompt + example.target).to(frames.dtype)
             sequences.append(torch.cat([frames, text]))  # (T' + P + L, H)
         embedded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)  # (B, S, H)
-        hidden = self.decoder.base_model.model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        hidden = self.body(inputs_embeds=embedded, use_cache=False).last_hidden_state  # (B, S, H)
         predicting = []  # the L positions whose next token is a label
         for row, (example, sequence) in enumerate(zip(batch, sequences, strict=True)):
             predicting.append(hidden[row, len(sequence) - len(example.target) - 1 : len(sequence) - 1])
-        logits = self.decoder.get_output_embeddings()(torch.cat(predicting))  # (sum L, V)
+        logits = self.head(torch.cat(predicting))  # (sum L, V)
         labels = torch.tensor([token for example in batch for token in example.target], device=self.device)
         return functional.cross_entropy(logits.float(), labels)
 

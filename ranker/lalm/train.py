@@ -1,12 +1,13 @@
 """Training: one visible loop, and checkpoints from which it goes on to the very same weights.
 
-The loop has no state besides step number, weights and optimizer: batches are a function of the benchmark and the seed, and
-torch is seeded anew at each step. So a resumed run equals an uninterrupted one.
+The loop has no state besides step number, weights and optimizer: batches are a function of the benchmark and the
+seed, and torch is seeded anew at each step. So a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -84,7 +85,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             value = float(loss.detach())
-            if value != value or value in {float("inf"), float("-inf")}:
+            if not math.isfinite(value):
                 raise InfraError(f"the training loss became {value} at step {step + 1} of {steps}")
             line = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": float(norm or 0.0)}
             log.write(json.dumps(line | {"seconds": round(time.perf_counter() - started, 4)}) + "\n")

@@ -22,7 +22,7 @@ def mean_average_precision(pairs: Sequence[Pair], num_classes: int) -> MetricRes
     of the two label sets, to read by: the value is no mean of items. Raises OrganizerError where the references hold
     no label, or more labels than `num_classes`.
     """
-    from sklearn.metrics import average_precision_score  # noqa: PLC0415 - takes a second to import, and few tasks need it
+    from sklearn.metrics import average_precision_score
 
     truth, predicted = _matrices([pair.reference for pair in pairs], [pair.candidate for pair in pairs], num_classes)
     seen = np.atleast_1d(average_precision_score(truth, predicted, average=None))

@@ -54,8 +54,8 @@ class CaptionModels:
 
     @cached_property
     def _model(self) -> Any:
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - imports torch
-        from transformers.utils import logging  # noqa: PLC0415
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it would tear the job's own progress display
         return SentenceTransformer(str(self.folder), device="cpu", local_files_only=True)

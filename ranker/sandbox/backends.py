@@ -14,7 +14,7 @@ from ranker.types import SandboxName
 def backend(name: SandboxName, *, image: str, home: Path | None = None) -> ServedSandbox:
     """The named backend, tried or not; AUTO is no backend."""
     if name is SandboxName.DOCKER:
-        from ranker.sandbox.docker import DockerSandbox  # noqa: PLC0415  imports requests, which is slow
+        from ranker.sandbox.docker import DockerSandbox
 
         return DockerSandbox(image=image, hidden=home)
     if name is SandboxName.BUBBLEWRAP:

@@ -37,8 +37,7 @@ from ranker.sandbox.environment import (
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import SandboxName
 
-# Address space that torch and its threads reserve without using it.
-ADDRESS_SPACE_SLACK = 8 * 2**30
+TMP = Path("/tmp")  # noqa: S108  inside the sandbox
 
 
 class Bubblewrap(ServedSandbox):
@@ -91,9 +90,7 @@ class Bubblewrap(ServedSandbox):
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     # Every word of the command is ours.
-    return subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, timeout=10, check=False, env={"PATH": os.defpath}
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env={"PATH": os.defpath})
 
 
 def _namespaces() -> list[str]:
@@ -119,13 +116,14 @@ def _links() -> list[str]:
 
 def _command(launch: Launch, group: Cgroup | None, seccomp_file: int) -> list[str]:
     folders = python_folders()
-    flags = [*_namespaces(), *_links(), *_parents([*folders, Path("/etc"), Path(SUBMISSION), Path(SERVER).parent])]
+    flags = [*_namespaces(), *_links()]
+    flags += ["--perms", "1777", "--size", str(launch.limits.scratch_mb * 2**20), "--tmpfs", str(TMP)]
+    flags += _parents([*folders, Path("/etc"), Path(SUBMISSION), Path(SERVER).parent])
     shown = [(folder, ["--ro-bind", str(folder), str(folder)]) for folder in folders]
     shown += [(folder, ["--tmpfs", str(folder)]) for folder in covered(folders, launch.hidden)]
     for _, mount in sorted(shown, key=lambda pair: len(pair[0].parts)):
         flags += mount
     flags += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev"]
-    flags += ["--perms", "1777", "--size", str(launch.limits.scratch_mb * 2**20), "--tmpfs", "/tmp"]  # noqa: S108
     flags += ["--ro-bind", str(launch.tree), SUBMISSION, "--ro-bind", str(server_file()), SERVER]
     flags += ["--ro-bind", str(launch.socket), SOCKET, "--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in launch.environment().items():
@@ -141,12 +139,12 @@ def _parents(folders: list[Path]) -> list[str]:
     """The folders above the mounts, for all to pass: bwrap itself would make them for root alone where root's own are
     so.
     """
-    wanted = {folder for folder in folders for folder in (folder, *folder.parents)} - {Path("/"), Path("/usr")}
+    wanted = {folder for folder in folders for folder in (folder, *folder.parents)} - {Path("/"), Path("/usr"), TMP}
     return [word for folder in sorted(wanted) for word in ("--perms", "0755", "--dir", str(folder))]
 
 
 def _rlimits(limits: Limits, group: Cgroup | None) -> list[str]:
     found = [f"NOFILE={OPEN_FILES}", "CORE=0"]
     if group is None:
-        found += [f"NPROC={limits.pids}", f"AS={int(limits.memory_gb * 2**30) + ADDRESS_SPACE_SLACK}"]
+        found += [f"NPROC={limits.pids}", f"DATA={int(limits.memory_gb * 2**30)}"]
     return found

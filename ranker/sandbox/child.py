@@ -91,7 +91,7 @@ def running(
 ) -> Iterator[Child]:
     """Start `command` with exactly this environment. Raises InfraError if it cannot be started."""
     try:
-        process = subprocess.Popen(  # noqa: S603  every word of the command is ours
+        process = subprocess.Popen(
             list(command),
             env=environment,
             cwd=folder,

@@ -132,8 +132,8 @@ class Server:
 
     def run(self) -> NoReturn:
         """Greet, then answer requests one by one. Returns never; ends the process when the client is gone."""
-        import numpy as np  # noqa: PLC0415  slow, and the process that watches this one needs neither
-        import torch  # noqa: PLC0415
+        import numpy as np
+        import torch
 
         self.np, self.torch = np, torch
         torch.set_num_threads(self.threads)

@@ -54,7 +54,7 @@ def speak(utterances: Sequence[Utterance]) -> tuple[list[npt.NDArray[np.float32]
         asked, spoken = Path(folder, "utterances.json"), Path(folder, "waveforms.npz")
         asked.write_text(json.dumps([asdict(utterance) for utterance in utterances]), encoding="utf-8")
         command = [sys.executable, "-m", "ranker.data.benchmarks.espeak", str(asked), str(spoken)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 our own module
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RankerError(f"espeak-ng failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
         with np.load(spoken) as arrays:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     """Speak the utterances of a JSON file, in order, into an .npz file (`samples` int16, `ends`, `sample_rate_hz`)."""
     asked, spoken = map(Path, arguments)
     utterances = [Utterance(**fields) for fields in json.loads(asked.read_text(encoding="utf-8"))]
-    import espeakng_loader  # noqa: PLC0415 in the extra `demo`
+    import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)

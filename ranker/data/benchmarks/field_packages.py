@@ -128,7 +128,7 @@ def _run(command: Sequence[str], folder: Path, names: Sequence[str] = ()) -> Non
     if program is None:
         raise MissingError(f"`{command[0]}` is needed for the benchmark field and is not installed. {_by_hand(names)}")
     try:
-        done = subprocess.run(  # noqa: S603 a list of fixed words and pinned names
+        done = subprocess.run(
             [program, *command[1:]], cwd=folder, capture_output=True, text=True, timeout=_CLIENT_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:

@@ -55,7 +55,7 @@ def build(root: Path, progress: Callable[[int, int], None], parts: Mapping[str, 
         (root / task).mkdir()
         for split, wanted in (("train", part.train), ("test", part.test)):
             seed_key = f"mini/{task}/{split}"
-            examples = part.choose(split, wanted, Random(seed_key))  # noqa: S311
+            examples = part.choose(split, wanted, Random(seed_key))
             files = render(examples, part.duration_s, seed_key, lambda: progress(next(done), total))
             samples = list(_samples(examples, files, split))
             for shard, start in enumerate(range(0, wanted, CLIPS_PER_SHARD)):

@@ -237,7 +237,7 @@ def _recognition(phrases: Sequence[str], voice: str, split: str, count: int, dra
 def _phrases(slots: Sequence[Sequence[str]], space: str, split: str) -> list[str]:
     """The phrases of a grammar that belong to a split; the same division whatever the task."""
     phrases = [space.join(words) for words in product(*slots)]
-    Random("mini/phrases").shuffle(phrases)  # noqa: S311
+    Random("mini/phrases").shuffle(phrases)
     return [phrase for at, phrase in enumerate(phrases) if (at % _TEST_PHRASES_EVERY == 0) == (split == "test")]
 
 

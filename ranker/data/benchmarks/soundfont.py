@@ -34,7 +34,7 @@ class Player:
     def __init__(self) -> None:
         if importlib.util.find_spec("tinysoundfont") is None:
             raise MissingError("the package tinysoundfont is not installed; run `make demo`, or see docs/operator.md")
-        import tinysoundfont  # noqa: PLC0415 not needed unless a benchmark is built
+        import tinysoundfont
 
         self._synth: Any = tinysoundfont.Synth(samplerate=SAMPLE_RATE_HZ)
         self._font = self._synth.sfload(str(_soundfont_path()))
