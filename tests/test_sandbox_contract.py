@@ -6,6 +6,7 @@ behaves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -83,7 +84,7 @@ def look():
         subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL).returncode == 0,
         os.getuid() == 0,
         works(lambda: KNOWN["marker"] in Path(f"/proc/{KNOWN['pid']}/cmdline").read_text()),
-        works(lambda: Path("/proc/sys/kernel/hostname").write_text("x") or True),
+        works(lambda: HOSTNAME.write_text(HOSTNAME.read_text()) or True),
     ]
 
 
@@ -369,6 +370,18 @@ def test_filling_memory_is_told_with_the_limit(
     spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
     words = r"more than the 0\.75 GB of memory"
     with sandbox.start(spec, limits) as encoder, pytest.raises(ParticipantError, match=words):
+        encoder.encode([clip(how=MEMORY)])
+
+
+def test_memory_is_limited_without_a_control_group_too(
+    bubblewrap: ServedSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no group can be made (not root, or inside a container), an rlimit makes the allocation fail, told alike."""
+    monkeypatch.setattr("ranker.sandbox.bubblewrap.cgroup", lambda limits: contextlib.nullcontext())
+    spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
+    words = r"more than the 0\.75 GB of memory that it may have, while it encoded a clip of 1\.00 s: RuntimeError"
+    limits = Limits(memory_gb=0.75, cpus=1.0)
+    with bubblewrap.start(spec, limits) as encoder, pytest.raises(ParticipantError, match=words):
         encoder.encode([clip(how=MEMORY)])
 
 

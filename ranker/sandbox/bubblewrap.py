@@ -70,7 +70,10 @@ class Bubblewrap(ServedSandbox):
 
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:
-        """Start the server. bwrap itself starts under an empty environment, since /proc/1/environ would show ours."""
+        """Start the server. bwrap itself starts under an empty environment, since /proc/1/environ would show ours.
+
+        The kernel ends it with the thread that started it: call this from a thread that stays for as long.
+        """
         with cgroup(launch.limits) as group:
             file = seccomp.compiled_filter()
             try:
