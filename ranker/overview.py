@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from ranker.manifest import read_manifest
 from ranker.site import Sample, SubmissionPage, TrackRun
 from ranker.types import Fault, Group, JobKind, Status, SubmissionState
 
+OUR_FAILURE = "Something failed that was no fault of the team; the organizers will try it again."
 _SAMPLES = 12
 
 
@@ -36,8 +37,23 @@ class SubmissionView:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why it was refused, or why its evaluations failed; empty if neither."""
-        failed = [job for job in (self.check, *self.evaluations) if job is not None and job.status == Status.FAILED]
-        return tuple(dict.fromkeys(reason for job in failed for reason in job.reasons))
+        return _reasons(self.failed)
+
+    @property
+    def failed(self) -> tuple[Job, ...]:
+        """The check and the evaluations that failed, by whatever fault."""
+        return tuple(job for job in (self.check, *self.evaluations) if job is not None and job.status == Status.FAILED)
+
+    @property
+    def public_reasons(self) -> tuple[str, ...]:
+        """Like `reasons`, for everybody to read: our own failures are named without machines, paths and details."""
+        own = [job for job in self.failed if job.fault == Fault.PARTICIPANT]
+        ours = [OUR_FAILURE] if len(own) < len(self.failed) else []
+        return (*_reasons(own), *ours)
+
+    def failures_of(self, job_ids: Collection[int]) -> tuple[str, ...]:
+        """Why those of these jobs failed that did so by the team's own fault."""
+        return _reasons(job for job in self.failed if job.id in job_ids and job.fault == Fault.PARTICIPANT)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; times in ISO 8601 with their zone."""
@@ -105,8 +121,8 @@ def submissions(session: Session) -> list[SubmissionView]:
 
 
 def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
-    """Submissions by id, by the beginning of an id or digest, or by team. Raises UsageError for one that fits none or
-    many.
+    """Submissions by id, by the beginning of an id or digest, or by team, each once. Raises UsageError for a name that
+    fits none or many.
     """
     known = submissions(session)
     found = []
@@ -120,7 +136,7 @@ def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
                 f"{name!r} names {len(fitting) or 'no'} submission{'s' * (len(fitting) != 1)}: "
                 f"give an id, its beginning, or a team's name; there is {listed or 'none yet'}"
             )
-        found += fitting
+        found += [view for view in fitting if view not in found]
     return found
 
 
@@ -149,7 +165,7 @@ def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> Submissi
         received_at=view.submission.received_at,
         state=view.state,
         encoder=check["encoder"] if check is not None else None,
-        reasons=view.reasons,
+        reasons=view.public_reasons,
         runs=tuple(run for run in runs if run is not None),
     )
 
@@ -181,6 +197,10 @@ def _samples(path: Path) -> tuple[Sample, ...]:
         )
         for _, row in chosen.iterrows()
     )
+
+
+def _reasons(failed: Iterable[Job]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reason for job in failed for reason in job.reasons))
 
 
 def _view(submission: Submission) -> SubmissionView:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ranker.board import Board, Cell, Interval
 from ranker.site import SubmissionPage, TrackRun
+from ranker.types import Stage
 
-_STAGES = ("load", "encode", "train", "generate", "score")
+_STAGES = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE)
 
 
 def markdown(boards: Sequence[Board], pages: Sequence[SubmissionPage], remarks: str | None) -> str:

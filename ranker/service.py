@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from ranker import config
 from ranker.db.session import open_database, session
-from ranker.errors import MissingError, UsageError
-from ranker.home import Home
+from ranker.errors import ConfigError, MissingError, UsageError
+from ranker.home import Home, asset
 from ranker.types import JobKind, SandboxName, Status, SubmissionState
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Evaluations that were asked for, and the jobs of those that are still to be done."""
+    """Jobs of the evaluations that were asked for (`asked`), and of those that are still to be done (`job_ids`)."""
 
     benchmark: str
     submission_ids: tuple[str, ...]
-    asked: int
+    asked: tuple[int, ...]
     job_ids: tuple[int, ...]
     demonstration: tuple[str, ...]
 
@@ -75,8 +76,20 @@ class Ranker:
         return asked or self.service.sandbox
 
     def benchmark(self, name: str | None) -> config.Benchmark:
-        """A benchmark's configuration; None: the one that counts here. Raises ConfigError."""
-        return config.load(config.Benchmark, self.home.config_path(name or self.service.benchmark))
+        """A benchmark's configuration; None: the one that counts here. Raises UsageError, ConfigError."""
+        name = name or self.service.benchmark
+        path = self.home.config_path(name)
+        folders = (asset("configs"), self.home.root / "configs")
+        known = {file.stem for folder in folders for file in folder.glob("*.yaml")} - {"service"}
+        if name not in known:
+            raise UsageError(
+                f"there is no benchmark {name!r}; there are {', '.join(sorted(known))}, "
+                f"and others may be put under {self.home.root / 'configs'}"
+            )
+        found = config.load(config.Benchmark, path)
+        if found.name != name:
+            raise ConfigError(f"{path}: its name is {found.name!r}; expected {name!r}, as the file is called")
+        return found
 
     @contextmanager
     def open(self) -> Iterator[Engine]:
@@ -86,6 +99,17 @@ class Ranker:
             yield engine
         finally:
             engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One look at the database. Raises MissingError where there is none: looking makes no files."""
+        if not self.home.database_path.is_file():
+            raise MissingError(
+                f"there is no ranker.db in {self.home.root}; `ranker ingest FILE.zip` begins one there, "
+                "and --home DIR or RANKER_HOME names another folder"
+            )
+        with self.open() as engine, session(engine, read_only=True) as looking:
+            yield looking
 
     def receive(self, file: Path, *, team: str | None, report: Path | None, encoder: str | None) -> Received:
         """Store and record one ZIP, and queue its check."""
@@ -97,10 +121,16 @@ class Ranker:
     def run(
         self, job_ids: Sequence[int], *, sandbox: SandboxName | None, on_tick: Callable[[], None] = lambda: None
     ) -> None:
-        """Do these jobs in worker processes of this machine, until each has ended."""
+        """Do these jobs in worker processes of this machine, until each has ended.
+
+        Raises MissingError, before any worker starts, if there is no sandbox; else what `executors.local.run` raises.
+        """
         from ranker.executors import local
+        from ranker.sandbox.backends import open_sandbox
 
         service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
+        if job_ids:
+            open_sandbox(service.sandbox, image=service.docker_image, home=self.home.root)
         local.run(self.home, service, job_ids, on_tick=on_tick)
 
     def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
@@ -157,31 +187,33 @@ class Ranker:
             return Plan(
                 benchmark=benchmark.name,
                 submission_ids=tuple(view.submission.id for view in accepted),
-                asked=len(jobs),
+                asked=tuple(job.id for job in jobs),
                 job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
                 demonstration=tuple(dict.fromkeys(reason for each in conditions for reason in each.demonstration)),
             )
 
     def submissions(self) -> list[SubmissionView]:
-        """Every submission, in the order of arrival."""
+        """Every submission, in the order of arrival; none where there is no database yet."""
         from ranker import overview
 
-        with self.open() as engine, session(engine, read_only=True) as reading:
+        if not self.home.database_path.is_file():
+            return []
+        with self.reading() as reading:
             return overview.submissions(reading)
 
     def find(self, names: Sequence[str]) -> list[SubmissionView]:
         """Submissions by id, beginning of an id, or team. Raises UsageError."""
         from ranker import overview
 
-        with self.open() as engine, session(engine, read_only=True) as reading:
+        with self.reading() as reading:
             return overview.find(reading, names)
 
     def boards(self, name: str | None, *, track: str | None = None, condition: str | None = None) -> list[Board]:
-        """The benchmark's boards, one per track. Raises MissingError if a track that was asked for has none."""
+        """The benchmark's boards, one per track. Raises MissingError where there is none, or not the one asked for."""
         from ranker import board
 
         benchmark = self.benchmark(name)
-        with self.open() as engine, session(engine, read_only=True) as reading:
+        with self.reading() as reading:
             ready = [each for each in benchmark.tracks if board.conditions(reading, benchmark, each)]
             tracks = [track] if track else ready or list(benchmark.tracks)[:1]
             now = datetime.now(UTC)
@@ -190,11 +222,14 @@ class Ranker:
             ]
 
     def publish(self, name: str | None, folder: Path | None) -> Path:
-        """Write the page of a benchmark's boards; returns its index.html."""
-        from ranker import overview, site
+        """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board."""
+        from ranker import board, overview, site
 
-        boards = self.boards(name)
-        with self.open() as engine, session(engine, read_only=True) as reading:
+        benchmark = self.benchmark(name)
+        with self.reading() as reading:
+            ready = [track for track in benchmark.tracks if board.conditions(reading, benchmark, track)]
+            now = datetime.now(UTC)
+            boards = [board.assemble(reading, self.home, benchmark, track, now=now) for track in ready]
             pages = overview.pages(reading, self.home, boards)
         return site.render(boards, pages, folder or self.home.site)
 
@@ -204,7 +239,7 @@ class Ranker:
         from ranker.results import markdown
 
         boards = self.boards(name)
-        with self.open() as engine, session(engine, read_only=True) as reading:
+        with self.reading() as reading:
             pages = overview.pages(reading, self.home, boards)
         return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"))
 

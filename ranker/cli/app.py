@@ -6,9 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -19,7 +18,7 @@ from ranker import service as services
 from ranker.cli import tables
 from ranker.cli.progress import JobDisplay
 from ranker.errors import ParticipantError, RankerError, UsageError
-from ranker.types import SandboxName
+from ranker.types import SandboxName, SubmissionState
 
 app = typer.Typer(
     name="ranker",
@@ -31,6 +30,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Build and verify benchmarks.")
 app.add_typer(data_app, name="data")
+
+# Every complaint about the command line is a click exception; typer has its own copy of click, or not, by its version.
+Misuse = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+STOPPED = 130
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -55,10 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; every expected error is one sentence and an exit code, without a traceback."""
     command = typer.main.get_command(app)
     try:
-        sys.exit(command.main(args=None if arguments is None else list(arguments), standalone_mode=False) or 0)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except click.ClickException as error:
+        arguments = None if arguments is None else list(arguments)
+        sys.exit(command.main(args=arguments, prog_name="ranker", standalone_mode=False) or 0)
+    except Misuse as error:
         error.show()
         sys.exit(UsageError.exit_code)
     except ParticipantError as error:
@@ -67,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except RankerError as error:
         err.print(Text(f"ranker: {error}"))
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         err.print("ranker: stopped; the same command goes on from here")
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         sys.exit(1)
 
@@ -78,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _options(
     context: typer.Context,
     home: Annotated[
-        Path, typer.Option("--home", envvar="RANKER_HOME", help="Folder of ranker.db, submissions/ and leaderboard/.")
+        Path,
+        typer.Option(
+            "--home", envvar="RANKER_HOME", file_okay=False, help="Folder of ranker.db, submissions/ and leaderboard/."
+        ),
     ] = Path(),
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -92,7 +97,7 @@ def _options(
 def ingest(
     context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE.zip...", exists=True, dir_okay=False, help="Submissions as they came.")
+        list[Path], typer.Argument(metavar="FILE.zip", exists=True, dir_okay=False, help="Submissions as they came.")
     ],
     team: Annotated[str | None, typer.Option("--team", help="The team; default: the file's name without .zip.")] = None,
     report: Annotated[
@@ -104,7 +109,10 @@ def ingest(
     sandbox: SandboxOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Unpack submissions, check their encoders in the sandbox, and record them."""
+    """Take in submissions: unpack, check, record.
+
+    The encoder is run in the sandbox. A refusal names everything that is wrong. The same file again does no harm.
+    """
     service: services.Ranker = context.obj
     if len(files) > 1 and (team or report or encoder):
         raise UsageError("--team, --report and --encoder belong to one file; give the files one at a time")
@@ -113,23 +121,23 @@ def ingest(
     job_ids = [each.job_id for each in received if each.is_queued]
     with service.open() as engine, JobDisplay(engine, job_ids, err) as display:
         service.run(job_ids, sandbox=sandbox, on_tick=display.tick)
-    views = service.find([each.submission.digest for each in received])
-    refused = [view for view in views if view.reasons]
+    views = [view for each in received for view in service.find([each.submission.digest])]
     if as_json:
         print_json([view.to_json() | {"is_new": each.is_new} for view, each in zip(views, received, strict=True)])
     else:
         for view, each in zip(views, received, strict=True):
-            known = "" if each.is_new else " (these bytes were known already)"
-            out.print(Text(f"{view.submission.id}  {view.submission.team}: {view.state}{known}"))
+            out.print(tables.received(view, is_new=each.is_new))
             tables.print_reasons(out, view.reasons)
-    if refused:
+    if any(view.state is SubmissionState.REFUSED for view in views):
         raise typer.Exit(ParticipantError.exit_code)
 
 
 @app.command()
 def evaluate(
     context: typer.Context,
-    submissions: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, or teams.")] = None,
+    submissions: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Ids, their beginnings, or teams.")
+    ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every accepted submission.")] = False,
     benchmark: BenchmarkOption = None,
     track: TrackOption = None,
@@ -138,7 +146,10 @@ def evaluate(
     ] = None,
     sandbox: SandboxOption = None,
 ) -> None:
-    """Queue what is missing for these submissions, and run it to the end."""
+    """Run what is missing for these submissions.
+
+    One job per track: train, answer, score. Stopped or killed, the same command goes on from the last checkpoint.
+    """
     service: services.Ranker = context.obj
     if bool(submissions) == everyone:
         raise UsageError("say which submissions: ids or teams, or --all")
@@ -147,14 +158,18 @@ def evaluate(
     plan = service.queue_evaluations(submissions, wanted)
     if plan.demonstration:
         err.print(tables.demonstration(plan.demonstration))
-    err.print(Text(f"{len(plan.job_ids)} of {plan.asked} evaluations on {plan.benchmark} are to be done"))
+    if not plan.asked:
+        err.print("no submission has been accepted yet: `ranker ingest FILE.zip` takes one in")
+        return
+    err.print(Text(f"{len(plan.job_ids)} of {len(plan.asked)} evaluations on {plan.benchmark} are to be done"))
     with service.open() as engine, JobDisplay(engine, plan.job_ids, err) as display:
         service.run(plan.job_ids, sandbox=sandbox, on_tick=display.tick)
-    failed = [view for view in service.find(plan.submission_ids) if view.reasons]
-    for view in failed:
-        err.print(Text(f"{view.submission.id}  {view.submission.team}: {view.state}"))
-        tables.print_reasons(err, view.reasons)
-    if failed:
+    failures = [(view, view.failures_of(plan.asked)) for view in service.find(plan.submission_ids)]
+    failures = [(view, reasons) for view, reasons in failures if reasons]
+    for view, reasons in failures:
+        err.print(Text(f"{view.submission.id}  {view.submission.team}: failed"))
+        tables.print_reasons(err, reasons)
+    if failures:
         raise typer.Exit(ParticipantError.exit_code)
 
 
@@ -177,7 +192,7 @@ def show(
     submission: Annotated[str, typer.Argument(metavar="ID", help="An id, its beginning, or a team.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Show one submission: what was found, its faults, scores and manifests."""
+    """Show a submission: faults, scores, manifests."""
     service: services.Ranker = context.obj
     (view,) = service.find([submission])
     if as_json:
@@ -216,7 +231,7 @@ def leaderboard(
         Path | None, typer.Option("--out", file_okay=False, help="Folder; default: leaderboard/site of the home.")
     ] = None,
 ) -> None:
-    """Write the static page."""
+    """Write the static page, with JSON and CSV beside it."""
     service: services.Ranker = context.obj
     out.print(Text(str(service.publish(benchmark, folder))))
 
@@ -230,7 +245,10 @@ def results(
     ] = None,
     file: Annotated[Path | None, typer.Option("--out", dir_okay=False, help="File; default: standard output.")] = None,
 ) -> None:
-    """Write ranking, scores, hardware and durations as Markdown, from the database."""
+    """Write a benchmark's figures as Markdown.
+
+    Ranking, scores, hardware and durations, all from the database.
+    """
     service: services.Ranker = context.obj
     text = service.results(benchmark, remarks)
     if file is None:
@@ -242,7 +260,7 @@ def results(
 
 @app.command()
 def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Say what works here, what does not, and what to do."""
+    """Say what works here, and what to do if not."""
     service: services.Ranker = context.obj
     findings = service.examine()
     if as_json:

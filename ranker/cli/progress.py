@@ -81,7 +81,7 @@ class JobDisplay:
         changed = self._shown.get(job.id) != now
         self._shown[job.id] = now
         if not self._console.is_terminal:
-            if changed and job.status != Status.QUEUED:
+            if changed and (job.status != Status.QUEUED or job.reasons):
                 self._console.print(Text(f"{where}: {stage}"))
             return
         done, total = self._counts(job)
@@ -97,6 +97,8 @@ class JobDisplay:
     @staticmethod
     def _stage(job: Job) -> tuple[str, str]:
         """What the job is at, and what else there is to say (the loss)."""
+        if job.status == Status.QUEUED and job.reasons:
+            return f"to be tried again, since {'; '.join(job.reasons)}", ""
         if job.status != Status.RUNNING:
             return str(job.status), ""
         if job.progress is None:

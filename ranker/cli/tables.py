@@ -32,7 +32,7 @@ _COLOURS = {
 
 def demonstration(reasons: Sequence[str]) -> RenderableType:
     """The notice that what follows is no result of the challenge."""
-    lines = Text("\n".join(f"· {reason}" for reason in reasons))
+    lines = Text("\n".join(f"· {reason}" for reason in reasons), no_wrap=False, overflow="fold")
     return Panel(lines, title="DEMONSTRATION, not a result of the challenge", border_style="yellow", expand=False)
 
 
@@ -75,6 +75,19 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], *, with_score: bool
 
 def _column_width(column: TaskColumn) -> int:
     return max(len(column.name), len(column.metric), 5) + 2
+
+
+def received(view: SubmissionView, *, is_new: bool) -> RenderableType:
+    """One line: what became of a file, and which encoder was found in it."""
+    line = f"{view.submission.id}  {view.submission.team}: {view.state}"
+    if not is_new:
+        line += " (these bytes were known already)"
+    if view.check is not None and view.check.result is not None:
+        found = view.check.result["encoder"]
+        line += (
+            f"; {found['attribute']} of {found['module']}, {found['output_dim']}-d, {found['frames_per_s']:g} frames/s"
+        )
+    return Text(line)
 
 
 def submissions(views: Sequence[SubmissionView]) -> RenderableType:

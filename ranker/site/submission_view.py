@@ -10,7 +10,7 @@ from ranker.board import Board, Interval, Row, TaskColumn
 from ranker.site import charts, text
 from ranker.site.pages import Sample, SubmissionPage, TrackRun
 from ranker.site.track_view import HeadView, head_view, range_text, score_digits, slug
-from ranker.types import Group, SubmissionState
+from ranker.types import Group, Stage, SubmissionState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> Run
         missing=row.missing if row else (),
         tasks=tuple(_task(column, row, standing.fields) for column in board.columns) if row else (),
         curve=charts.training_curve(run.curve) if run else None,
-        durations=_durations(manifest.pop("durations", None)),
+        durations=_durations(manifest.pop("seconds", None)),
         facts=text.fact_groups(manifest, "Run"),
         samples=tuple(SampleView(title=titles[task], samples=items) for task, items in samples.items() if items),
     )
@@ -188,16 +188,12 @@ def _task(column: TaskColumn, row: Row, fields: Mapping[str, Field]) -> TaskView
 
 
 def _durations(values: object) -> tuple[DurationView, ...]:
-    """The manifest's `durations` (seconds by part) as bars; nothing for any other shape."""
+    """The manifest's `seconds` of each stage as bars, in the order of the stages; nothing for any other shape."""
     if not isinstance(values, Mapping):
         return ()
-    parts = {key: value for key, value in values.items() if isinstance(value, int | float)}
+    parts = {stage: values[stage] for stage in Stage if isinstance(values.get(stage), int | float)}
     longest = max(parts.values(), default=0) or 1
     return tuple(
-        DurationView(
-            label=key.removesuffix("_s").replace("_", " "),
-            text=text.duration(value),
-            share=round(100 * value / longest, 1),
-        )
-        for key, value in parts.items()
+        DurationView(label=stage, text=text.duration(value), share=round(100 * value / longest, 1))
+        for stage, value in parts.items()
     )
