@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from ranker.config import Recipe
@@ -64,6 +65,8 @@ def train(
     `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`.
     Raises InfraError if the loss is not finite.
     """
+    # accelerate keeps the first precision and device of a process for ever; a worker does one job after another.
+    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if recipe.precision is Precision.BF16 else "no")
     optimizer = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -1,0 +1,91 @@
+"""Features: which excerpts share a call, and that keeping them changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tones import write_tones
+
+from ranker.data.shards import Clip, index_shard
+from ranker.lalm.features import Excerpt, FeatureStore, calls, encode_calls, training_excerpt
+from ranker.sandbox.base import Audio, Features
+
+LENGTHS_S = (0.5, 0.5, 0.25, 1.0, 0.5, 0.25, 1.0, 2.5)
+
+
+class Recording:
+    """An encoder in this process that remembers its calls; its features tell length, level and company apart."""
+
+    output_dim = 3
+    attribute = "Recording"
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def encode(self, clips: Sequence[Audio], *, seed: int | None = None) -> list[Features]:
+        self.calls.append(len(clips))
+        return [np.full((1 + len(clip) // 4000, 3), [len(clip), clip.std(), len(clips)], np.float32) for clip in clips]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> tuple[Clip, ...]:
+    write_tones(tmp_path / "tones.tar", LENGTHS_S)
+    return index_shard(tmp_path / "tones.tar").clips
+
+
+def test_only_clips_of_exactly_equal_length_share_a_call(clips: tuple[Clip, ...]) -> None:
+    """Otherwise one would be padded, and features would depend on the company."""
+    plan = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=True)
+    assert sorted(len(call) for call in plan) == [1, 2, 2, 3]
+    assert all(len({excerpt.length for excerpt in call}) == 1 for call in plan)
+
+
+def test_encoders_that_mind_their_company_get_none(clips: tuple[Clip, ...]) -> None:
+    """Canonical features: one clip per call."""
+    plan = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=False)
+    assert [len(call) for call in plan] == [1] * len(clips)
+
+
+def test_plan_depends_on_the_set_of_clips_alone(clips: tuple[Clip, ...]) -> None:
+    """Order and repetition of requests do not change who shares a call."""
+    one = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=True)
+    other = calls((Excerpt(clip=clip) for clip in (*clips[::-1], *clips)), batch_invariant=True)
+    assert one == other
+
+
+@pytest.mark.parametrize("max_bytes", [0, 100, 10**6])
+def test_features_do_not_depend_on_the_size_of_the_cache(
+    clips: tuple[Clip, ...], tmp_path: Path, max_bytes: int
+) -> None:
+    """Nothing kept, some kept, all kept: the same features, from calls made up alike."""
+    excerpts = [Excerpt(clip=clip) for clip in clips]
+    plan = calls(excerpts, batch_invariant=True)
+    expected = {
+        excerpt.key: features
+        for call, answers in encode_calls(tmp_path, Recording(), plan)
+        for excerpt, features in zip(call, answers, strict=True)
+    }
+    encoder = Recording()
+    path = tmp_path / "features.f32"
+    with FeatureStore(data=tmp_path, encoder=encoder, plan=plan, path=path, max_bytes=max_bytes) as store:
+        store.fill(lambda done, total: None)
+        for excerpt in (*excerpts, *excerpts[::-1]):
+            np.testing.assert_array_equal(store.get(excerpt), expected[excerpt.key])
+        assert path.stat().st_size <= max_bytes
+        assert (len(encoder.calls) == len(plan)) == (max_bytes == 10**6)
+    assert not path.exists()
+
+
+def test_long_clips_are_cropped_in_training_and_crops_come_again(clips: tuple[Clip, ...], tmp_path: Path) -> None:
+    """A clip longer than the limit gives one of K crops by visit; visit K is visit 0 again; short clips are whole."""
+    long, short = clips[7], clips[0]
+    visits = [training_excerpt(long, visit, seed=1, crops=3, max_s=1.0) for visit in range(6)]
+    assert visits[:3] == visits[3:]
+    assert len({excerpt.key for excerpt in visits}) == 3
+    assert {excerpt.length for excerpt in visits} == {(16_000, 16_000)}
+    ((_, (features,)),) = encode_calls(tmp_path, Recording(), [(visits[0],)])
+    assert features[0, 0] == 16_000
+    assert training_excerpt(short, 5, seed=1, crops=3, max_s=1.0) == Excerpt(clip=short)
