@@ -21,7 +21,7 @@ from ranker.board import Cell, Interval
 from ranker.errors import UsageError
 from ranker.site import TrackRun, charts, render, text
 from ranker.site.submission_view import standings, submission_view
-from ranker.site.track_view import track_view
+from ranker.site.track_view import demonstrations, track_view
 from ranker.types import SubmissionState
 
 VOID = {"meta", "link", "input", "br", "img", "line", "rect", "circle", "path", "polyline"}
@@ -131,6 +131,20 @@ def test_tracks_with_different_reasons_are_named(tmp_path: Path) -> None:
     page = Page(render([small_board("A"), replace(small_board("B"), demonstration=())], [], tmp_path / "site"))
     assert f"Track A: {SMALL_REASONS[0]}" in page.text
     assert "Track B: benchmark" not in page.text
+
+
+def test_reasons_that_tracks_share_are_said_once() -> None:
+    """A reader meets each reason once, with the track's name where it is only that track's."""
+    first, second = small_board("A"), small_board("B")
+    common = first.demonstration[0]
+    parts = demonstrations([replace(first, demonstration=(common, "own")), replace(second, demonstration=(common,))])
+    assert [(part.scope, part.reasons) for part in parts] == [("", (common,)), ("Track A", ("own",))]
+
+
+def test_rates_keep_their_unit() -> None:
+    """`frames_per_s` is no duration."""
+    shown = text.fact("frames_per_s", 10.42)
+    assert (shown.label, shown.text) == ("frames", "10.4 per second")
 
 
 def test_hostile_names_are_text(small: Path) -> None:

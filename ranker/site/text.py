@@ -89,6 +89,8 @@ class FactGroup:
 
 
 _UNITS: Mapping[str, Callable[[float], str]] = {
+    "_s_per_audio_s": lambda value: f"{value:.3g} s per second of audio",
+    "_per_s": lambda value: f"{value:.3g} per second",
     "_s": duration,
     "_bytes": size,
     "_gb": lambda value: f"{value:.3g} GB",
@@ -98,7 +100,7 @@ _UNITS: Mapping[str, Callable[[float], str]] = {
 
 
 def fact(key: str, value: Any) -> Fact:
-    """A JSON value under its key; a unit at the key's end (_s, _bytes, _gb, _hz) goes to the value."""
+    """A JSON value under its key; a unit at the key's end (_s, _per_s, _bytes, _gb, _hz) goes to the value."""
     label = key
     if isinstance(value, bool):
         text = "yes" if value else "no"

@@ -131,15 +131,14 @@ def range_text(interval: Interval | None, digits: int = 3) -> str:
 
 
 def demonstrations(boards: Sequence[Board]) -> tuple[Demonstration, ...]:
-    """The reasons of all boards, once where all boards share them."""
-    if len({board.demonstration for board in boards}) == 1:
-        reasons = boards[0].demonstration
-        return (Demonstration(scope="", reasons=reasons),) if reasons else ()
-    return tuple(
-        Demonstration(scope=f"Track {board.track}", reasons=board.demonstration)
-        for board in boards
-        if board.demonstration
-    )
+    """What all boards share, said once, then what is one track's own."""
+    every = list(dict.fromkeys(reason for board in boards for reason in board.demonstration))
+    shared = tuple(reason for reason in every if all(reason in board.demonstration for board in boards))
+    found = [Demonstration(scope="", reasons=shared)]
+    for board in boards:
+        own = tuple(reason for reason in board.demonstration if reason not in shared)
+        found.append(Demonstration(scope=f"Track {board.track}", reasons=own))
+    return tuple(each for each in found if each.reasons)
 
 
 def track_view(board: Board, pages: Mapping[str, SubmissionPage]) -> TrackView:
