@@ -175,10 +175,7 @@ def assemble(
     its score or another submission's.
     """
     active = benchmark.track(track)
-    found = evaluations.finished(session, benchmark, track)
-    choice, jobs = evaluations.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
-    scores: Scores = {job.submission_id: {score.task: score for score in job.scores} for job in jobs}
-    draws = _draws(home, active, scores, (benchmark.name, track, choice.condition.digest, choice.seed))
+    choice, jobs, scores, draws = evidence(session, home, benchmark, track, condition=condition, seed=seed)
     rows = _rows(active, _accepted(session, jobs), scores, draws)
     return Board(
         benchmark=benchmark.name,
@@ -192,6 +189,21 @@ def assemble(
         rows=rows,
         made_at=now,
     )
+
+
+def evidence(
+    session: Session, home: Home, benchmark: Benchmark, track: str, *, condition: str | None, seed: int | None
+) -> tuple[evaluations.Choice, list[Job], Scores, TaskDraws]:
+    """What a board is made of: the evaluations chosen, their scores, and each score's bootstrap draws, by submission.
+
+    Arguments and errors as for `assemble`.
+    """
+    active = benchmark.track(track)
+    found = evaluations.finished(session, benchmark, track)
+    choice, jobs = evaluations.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
+    scores: Scores = {job.submission_id: {score.task: score for score in job.scores} for job in jobs}
+    draws = _draws(home, active, scores, (benchmark.name, track, choice.condition.digest, choice.seed))
+    return choice, jobs, scores, draws
 
 
 def _accepted(session: Session, jobs: list[Job]) -> list[Submission]:

@@ -22,6 +22,7 @@ from ranker.types import JobKind, SandboxName, Status, SubmissionState
 
 if TYPE_CHECKING:
     from ranker.board import Board
+    from ranker.comparison import Difference
     from ranker.doctor import Finding
     from ranker.intake.receive import Received
     from ranker.overview import SubmissionView
@@ -220,6 +221,24 @@ class Ranker:
             return [
                 board.assemble(reading, self.home, benchmark, each, condition=condition, now=now) for each in tracks
             ]
+
+    def compare(
+        self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
+    ) -> dict[str, tuple[Difference, ...]]:
+        """By how much two submissions differ, per track of the benchmark (or on `track` alone)."""
+        from ranker import board, comparison, overview
+
+        benchmark = self.benchmark(name)
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            one, other = (view.submission.id for view in overview.find(reading, [first, second]))
+            ready = [each for each in benchmark.tracks if board.conditions(reading, benchmark, each)]
+            tracks = [track] if track else ready or list(benchmark.tracks)[:1]
+            return {
+                each: comparison.compare(
+                    reading, self.home, benchmark, each, first=one, second=other, condition=condition
+                )
+                for each in tracks
+            }
 
     def publish(self, name: str | None, folder: Path | None) -> Path:
         """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board."""

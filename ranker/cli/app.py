@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
+from sqlalchemy.exc import DBAPIError
 
 import ranker
 from ranker import service as services
 from ranker.cli import tables
 from ranker.cli.progress import JobDisplay
-from ranker.errors import ParticipantError, RankerError, UsageError
+from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 from ranker.types import SandboxName, SubmissionState
 
 app = typer.Typer(
@@ -59,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = typer.main.get_command(app)
     try:
         arguments = None if arguments is None else list(arguments)
-        sys.exit(command.main(args=arguments, prog_name="ranker", standalone_mode=False) or 0)
+        code = command.main(args=arguments, prog_name="ranker", standalone_mode=False) or 0
+        if code == STOPPED:  # newer versions of typer turn Ctrl-C into this code, older ones let it through
+            raise KeyboardInterrupt
+        sys.exit(code)
     except Misuse as error:
         error.show()
         sys.exit(UsageError.exit_code)
@@ -73,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         err.print("ranker: stopped; the same command goes on from here")
         sys.exit(STOPPED)
     except BrokenPipeError:
-        sys.exit(1)
+        sys.exit(InfraError.exit_code)
+    except (OSError, DBAPIError) as error:
+        found = error.orig if isinstance(error, DBAPIError) else error
+        err.print(Text(f"ranker: {found}; is the disk full, or the home another user's? `ranker doctor` looks at both"))
+        sys.exit(InfraError.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -221,6 +229,26 @@ def rank(
     reasons = dict.fromkeys(reason for board in boards for reason in board.demonstration)
     if reasons:
         out.print(tables.demonstration(list(reasons)))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    first: Annotated[str, typer.Argument(metavar="ID", help="An id, its beginning, or a team.")],
+    second: Annotated[str, typer.Argument(metavar="ID", help="The other one.")],
+    benchmark: BenchmarkOption = None,
+    track: TrackOption = None,
+    condition: ConditionOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say by how much two submissions differ, with the interval of the paired difference."""
+    service: services.Ranker = context.obj
+    found = service.compare(first, second, benchmark, track=track, condition=condition)
+    if as_json:
+        print_json({name: [each.to_json() for each in differences] for name, differences in found.items()})
+        return
+    for name, differences in found.items():
+        out.print(tables.comparison(name, first, second, differences))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from ranker.types import Status, SubmissionState
 
 if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table of scores does without
     from ranker.board import Board, Row, TaskColumn
+    from ranker.comparison import Difference
     from ranker.overview import SubmissionView
 
 _TEAM_WIDTH = 32
@@ -136,6 +137,21 @@ def submission(view: SubmissionView) -> RenderableType:
         if job.result is not None:
             parts.append(Text(f"  manifest: {job.result['run']}/manifest.json", style="dim"))
     return Group(*parts)
+
+
+def comparison(track: str, first: str, second: str, differences: Sequence[Difference]) -> RenderableType:
+    """Two submissions on one track, the track score first."""
+    table = Table(title=f"track {track}", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("task", no_wrap=True)
+    for head in (first, second, "difference", "95%"):
+        table.add_column(Text(head), justify="right", no_wrap=head not in {first, second})
+    table.add_column("")
+    for each in differences:
+        interval = f"{each.interval.low:+.3f} to {each.interval.high:+.3f}"
+        verdict = "" if each.distinct else "within chance"
+        name = Text("whole track", style="bold") if each.task is None else Text(each.task)
+        table.add_row(name, _number(each.first), _number(each.second), f"{each.difference:+.3f}", interval, verdict)
+    return table
 
 
 def findings(values: Sequence[Finding]) -> RenderableType:
