@@ -141,6 +141,14 @@ def test_reasons_that_tracks_share_are_said_once() -> None:
     assert [(part.scope, part.reasons) for part in parts] == [("", (common,)), ("Track A", ("own",))]
 
 
+def test_each_task_says_whether_it_carries_a_signal() -> None:
+    """Yes, no, or nothing where it is not known: in the line under the table."""
+    board = small_board()
+    columns = [replace(column, signal=each) for column, each in zip(board.columns, (True, False, None), strict=False)]
+    (signal,) = (foot for foot in track_view(replace(board, columns=tuple(columns)), {}).feet if foot.label == "Signal")
+    assert signal.values[:3] == ("yes", "no", text.NONE)
+
+
 def test_rates_keep_their_unit() -> None:
     """`frames_per_s` is no duration."""
     shown = text.fact("frames_per_s", 10.42)

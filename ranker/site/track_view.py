@@ -237,12 +237,16 @@ def head_view(column: TaskColumn) -> HeadView:
     )
 
 
+_SIGNAL = {True: "yes", False: "no", None: text.NONE}
+
+
 def _feet(heads: Sequence[HeadView]) -> tuple[FootView, ...]:
-    """Weights, numbers of items, blind floors; a line that would be empty is left out."""
+    """Weights, numbers of items, blind floors, signal; a line that would be empty is left out."""
     lines = (
         FootView(label="Weight", values=tuple(head.weight for head in heads)),
         FootView(label="Test items", values=tuple(head.items for head in heads)),
         FootView(label="Blind floor", values=tuple(head.blind for head in heads)),
+        FootView(label="Signal", values=tuple(_SIGNAL[head.column.signal] for head in heads)),
     )
     return tuple(line for line in lines if set(line.values) != {text.NONE})
 
