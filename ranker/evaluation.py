@@ -108,6 +108,7 @@ def evaluate(context: JobContext) -> Outcome:
         model = AudioLanguageModel(
             network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.random_key
         )
+        model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
         scores = [_score(run, task, model, encoder, weights) for task in run.tasks]
