@@ -35,10 +35,10 @@ test: .make/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: .make/test-installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	RANKER_TESTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 field: .make/demo-installed
 	$(BIN)/ranker data build field

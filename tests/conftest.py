@@ -1,3 +1,3 @@
 """Fixtures for all tests."""
 
-pytest_plugins = ["engine"]
+pytest_plugins = ["engine", "effort"]

@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from effort import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import is_killed_at
@@ -483,7 +484,9 @@ MUTATION = st.one_of(
 
 
 @given(base=st.sampled_from(BASE), mutations=st.lists(MUTATION, min_size=1, max_size=6))
-@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@settings(
+    max_examples=count("mutated archives", short=200, long=20_000), derandomize=True, deadline=None, database=None
+)
 def test_no_mutated_archive_does_harm(
     tmp_path_factory: pytest.TempPathFactory, base: bytes, mutations: list[tuple[str, int, int]]
 ) -> None:

@@ -11,6 +11,7 @@ import warnings
 import jiwer
 import numpy as np
 import pytest
+from effort import count
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
@@ -21,7 +22,12 @@ from ranker.metrics.normalize import normalize, split_labels
 from ranker.types import MetricName
 
 # Same cases every time, and no clock: other processes share the machine.
-steady = settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+steady = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=count("cases of each property of a metric", short=60, long=2_000),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 WORDS = st.lists(st.sampled_from(["red", "green", "blue", "one", "two"]), max_size=6).map(" ".join)
 

@@ -1,0 +1,47 @@
+"""How many cases a randomised test tries: few in `make test`, many in `make test-long`, which writes down what it tried."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+REPORT = Path(__file__).parent.parent / "docs" / "results" / "test-long.md"
+LONG = os.environ.get("RANKER_TESTS") == "long"
+
+_counts: dict[str, int] = {}
+
+
+def count(what: str, *, short: int, long: int) -> int:
+    """The number of cases to try of `what`, which names them in the report."""
+    number = long if LONG else short
+    _counts[what] = number
+    return number
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """After a long run, write the report."""
+    if LONG:
+        outcomes = {
+            name: len(terminalreporter.stats.get(name, ())) for name in ("passed", "failed", "error", "skipped")
+        }
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        REPORT.write_text("\n".join(_report(outcomes)) + "\n", encoding="utf-8")
+
+
+def _report(outcomes: dict[str, int]) -> Iterator[str]:
+    yield "# What `make test-long` tried"
+    yield ""
+    yield (
+        f"Written by it on {datetime.now(UTC):%Y-%m-%d}: "
+        + ", ".join(f"{n} {name}" for name, n in outcomes.items())
+        + "."
+    )
+    yield ""
+    yield "| cases | of |"
+    yield "| ---: | --- |"
+    for what, number in sorted(_counts.items()):
+        yield f"| {number:,} | {what} |"
