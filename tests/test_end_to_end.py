@@ -1,0 +1,454 @@
+"""The whole way, as a user types it: ZIPs to a ranked page, by real commands, a real sandbox and the real decoder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from tones import tone
+
+from ranker import evaluation
+from ranker.config import Benchmark, Service, load
+from ranker.data import store
+from ranker.data.shards import write_shard
+from ranker.home import Home
+from ranker.lalm.curriculum import Sample, curriculum
+from ranker.sandbox.bubblewrap import Bubblewrap
+from ranker.service import Ranker, Wanted
+from ranker.types import JobKind
+from ranker.worker import EXIT_DONE, StopSignal, work
+
+START_TIMEOUT_S = 120
+STEPS, CHECKPOINT = 32, 8
+BENCHMARK = f"""
+name: tiny
+title: Tiny
+description: High and low tones.
+whole_protocol: false
+recipe:
+  decoder: smollm2-135m-instruct-q4_1
+  decoder_layers: 1
+  steps: {STEPS}
+  batch_size: 4
+  learning_rate: 0.01
+  warmup_steps: 4
+  lora_dropout: 0.05
+  feature_standardize: true
+  projector_init: match_embeddings
+  shuffle_window: 8
+  sort_window: 8
+  max_new_tokens: 4
+  checkpoint_every: {CHECKPOINT}
+tracks:
+  A:
+    title: Tones
+    tasks:
+      - {{name: pitch, title: Pitch, domain: music, metric: Accuracy,
+         train: {{shards: [train.tar], key: [label], prompt: "High or low?"}},
+         test: {{shards: [test.tar], key: [label], prompt: "High or low?", max_new_tokens: 2}}}}
+      - {{name: side, title: Side, domain: sound, metric: Accuracy, group: hidden,
+         train: {{shards: [train.tar], key: [side], prompt: "Left or right?"}},
+         test: {{shards: [test.tar], key: [side], prompt: "Left or right?", max_new_tokens: 2}}}}
+  B:
+    title: Words
+    tasks:
+      - {{name: words, title: Words, domain: speech, metric: iWER,
+         train: {{shards: [train.tar], key: [text], prompt: "Which words?"}},
+         test: {{shards: [test.tar], key: [text], prompt: "Which words?"}}}}
+"""
+SPECTRUM = """
+import torch
+
+class SpectrumEncoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.output_dim = 24
+
+    def forward(self, audio, mask=None):
+        audio = audio if mask is None else audio * mask
+        frames = torch.nn.functional.pad(audio, (0, -audio.shape[1] % 800)).unflatten(1, (-1, 800))
+        power = torch.fft.rfft(frames).abs()[..., :192].unflatten(-1, (24, 8)).mean(-1)
+        keep = None if mask is None else torch.nn.functional.pad(mask, (0, -mask.shape[1] % 800))[:, ::800]
+        return torch.log(power + 1e-3), keep
+"""
+NOISE = """
+import torch
+
+class NoiseEncoder(torch.nn.Module):
+    output_dim = 40
+
+    def forward(self, audio, mask=None):
+        def encode(clip):
+            seed = int(clip.double().abs().sum() * 1e6)
+            return torch.randn(2, 40, generator=torch.Generator().manual_seed(seed))
+        clips = audio if mask is None else [clip[keep.bool()] for clip, keep in zip(audio, mask)]
+        return torch.stack([encode(clip) for clip in clips]), None
+"""
+BROKEN = """
+class BrokenEncoder:
+    output_dim = "many"
+"""
+
+
+def make_home(root: Path) -> Path:
+    """Configuration, data and ZIPs, as an organizer would have them before the first command."""
+    (root / "configs").mkdir(parents=True)
+    (root / "configs/tiny.yaml").write_text(BENCHMARK, encoding="utf-8")
+    (root / "configs/service.yaml").write_text("benchmark: tiny\nsandbox: bubblewrap\n", encoding="utf-8")
+    labels = [
+        {"label": "high", "side": "left", "text": "one two"},
+        {"label": "low", "side": "right", "text": "three four"},
+    ]
+
+    def shards(folder: Path, _: store.ProgressHook) -> None:
+        for name, count, shift in (("train", 24, 0.0), ("test", 8, 25.0)):
+            samples = [
+                {
+                    "__key__": f"c{index:03d}",
+                    "flac": tone(0.1, (2000.0, 400.0)[index % 2] + 3 * index + shift),
+                    "json": labels[index % 2],
+                }
+                for index in range(count)
+            ]
+            write_shard(folder / f"{name}.tar", samples)
+
+    store.build(root / "data/tiny", shards, version=1)
+    for name, source in (("spectrum", SPECTRUM), ("noise", NOISE), ("broken", BROKEN)):
+        with zipfile.ZipFile(root / f"{name}.zip", "w") as archive:
+            archive.writestr("repository/encoder.py", source)
+    return root
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ranker", "--home", str(home), *arguments]
+
+
+def ranker(home: Path, *arguments: str, code: int = 0) -> str:
+    """Run one command to its end; its standard output. Fails on any other exit code, and on a traceback."""
+    ended = subprocess.run(command(home, *arguments), capture_output=True, text=True, check=False)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == code, said
+    assert "Traceback" not in said
+    return ended.stdout
+
+
+def asked(home: Path, *arguments: str, code: int = 0) -> Any:
+    return json.loads(ranker(home, *arguments, "--json", code=code))
+
+
+@pytest.fixture(scope="module")
+def ingested(bubblewrap: Bubblewrap, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A home with three submissions checked, and what `ingest --json` said. Copy it before changing it."""
+    home = make_home(tmp_path_factory.mktemp("end-to-end") / "home")
+    zips = [str(home / f"{name}.zip") for name in ("spectrum", "noise", "broken")]
+    return home, asked(home, "ingest", *zips, code=3)
+
+
+@pytest.fixture(scope="module")
+def evaluated(ingested: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home, moved to another folder after the checks, where everything was evaluated without disturbance."""
+    home = tmp_path_factory.mktemp("evaluated") / "moved"
+    shutil.copytree(ingested[0], home)
+    ranker(home, "evaluate", "--all")
+    return home
+
+
+def manifest(home: Path, team: str, track: str) -> dict[str, Any]:
+    """The manifest of the one finished run of all steps."""
+    paths = home.glob("runs/*/*/*/manifest.json")
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    (one,) = [
+        each
+        for each in found
+        if (each["submission"]["team"], each["condition"]["track"], each["condition"]["steps"]) == (team, track, STEPS)
+    ]
+    return dict(one)
+
+
+def test_ingest_accepts_and_refuses_with_every_reason(ingested: tuple[Path, Any]) -> None:
+    """Attacks the first hop: what is found in each ZIP, who is refused and why, in the order given; exit code 3."""
+    spectrum, noise, broken = ingested[1]
+    assert [each["team"] for each in ingested[1]] == ["spectrum", "noise", "broken"]
+    assert [each["state"] for each in ingested[1]] == ["accepted", "accepted", "refused"]
+    assert [each["check"]["result"]["encoder"]["output_dim"] for each in (spectrum, noise)] == [24, 40]
+    assert spectrum["check"]["result"]["sandbox"] == "bubblewrap"
+    assert len(broken["reasons"]) >= 2
+    assert any("output_dim" in reason for reason in broken["reasons"])
+    assert all(each["is_new"] for each in ingested[1])
+
+
+def test_the_same_bytes_are_recognised(evaluated: Path) -> None:
+    """Attacks intake by the same file again: nothing is checked twice; the line says which encoder it was."""
+    line = ranker(evaluated, "ingest", str(evaluated / "spectrum.zip"))
+    assert "evaluated (these bytes were known already); SpectrumEncoder of encoder.py, 24-d, 20 frames/s" in line
+    (view,) = asked(evaluated, "ingest", str(evaluated / "spectrum.zip"))
+    assert (view["is_new"], view["check"]["attempt"]) == (False, 1)
+
+
+def test_rank_says_what_the_issue_asks_for(evaluated: Path) -> None:
+    """Attacks the shape that programs rely on, and the point of it all: what hears ranks above what does not."""
+    ranking = asked(evaluated, "rank", "--track", "A")
+    assert set(ranking) == {"track", "rows"}
+    assert ranking["track"] == "A"
+    assert [set(row) for row in ranking["rows"]] == [{"team", "rank", "score", "groups", "tasks", "missing"}] * 2
+    for row in ranking["rows"]:
+        assert set(row["tasks"]) == {"pitch", "side"}
+        assert set(row["groups"]) == {"public", "hidden"}
+        assert row["missing"] == []
+        assert row["score"] == pytest.approx(sum(row["tasks"].values()) / 2)
+    assert [row["score"] for row in ranking["rows"]] == sorted((row["score"] for row in ranking["rows"]), reverse=True)
+    both = asked(evaluated, "rank")
+    assert [each["track"] for each in both] == ["A", "B"]
+    best, last = both[1]["rows"]
+    assert [(row["team"], row["rank"]) for row in (best, last)] == [("spectrum", 1), ("noise", 2)]
+    assert best["score"] > last["score"]
+    text = ranker(evaluated, "rank")
+    assert "(tiny)" in text
+    assert "DEMONSTRATION" in text
+
+
+def test_status_and_show_tell_the_same(evaluated: Path) -> None:
+    """Attacks the two views of one submission: states, jobs and scores agree, and times have their zone."""
+    views = asked(evaluated, "status")
+    assert [(view["team"], view["state"]) for view in views] == [
+        ("spectrum", "evaluated"),
+        ("noise", "evaluated"),
+        ("broken", "refused"),
+    ]
+    spectrum = views[0]
+    assert {job["track"]: set(job["scores"]) for job in spectrum["evaluations"]} == {
+        "A": {"pitch", "side"},
+        "B": {"words"},
+    }
+    assert all(job["finished_at"].endswith("+00:00") for job in spectrum["evaluations"])
+    assert asked(evaluated, "show", "spectrum") == spectrum == asked(evaluated, "show", spectrum["id"][:6])
+    shown = ranker(evaluated, "show", "broken")
+    assert all(reason[:40] in shown for reason in views[2]["reasons"])
+
+
+def test_a_score_can_be_computed_again_from_its_predictions(evaluated: Path) -> None:
+    """Attacks a number that nobody can check: the pairs on disk give the score in the database."""
+    seen = 0
+    for view in asked(evaluated, "status"):
+        for job in view["evaluations"]:
+            for task, score in job["scores"].items():
+                items = pd.read_parquet(evaluated / job["result"]["run"] / "predictions" / f"{task}.parquet")
+                assert len(items) == score["items"] == 8
+                if score["metric"] == "Accuracy":
+                    seen += 1
+                    assert (items["reference"] == items["candidate"].str.strip()).mean() == score["value"]
+    assert seen == 4
+
+
+def test_the_page_is_marked_and_names_no_machine(evaluated: Path) -> None:
+    """Attacks the public page: it says demonstration, hides hidden predictions, and gives away no path or host."""
+    ranker(evaluated, "leaderboard")
+    site = evaluated / "leaderboard/site"
+    assert "demonstration" in (site / "index.html").read_text(encoding="utf-8").lower()
+    data = json.loads((site / "data.json").read_text(encoding="utf-8"))
+    assert [board["track"] for board in data["boards"]] == ["A", "B"]
+    spectrum = next(each for each in data["submissions"] if each["team"] == "spectrum")
+    assert [set(run["samples"]) for run in spectrum["runs"]] == [{"pitch"}, {"words"}]
+    assert spectrum["runs"][0]["manifest"]["weights"] == manifest(evaluated, "spectrum", "A")["weights"]
+    page = (site / f"submission/{spectrum['id']}.html").read_text(encoding="utf-8")
+    assert "Durations" in page
+    files = [path for path in site.rglob("*") if path.suffix in {".html", ".json", ".csv"}]
+    assert len(files) >= 8
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        for secret in (str(evaluated), str(Path.home()) + "/", sys.prefix, f"{socket.gethostname()}:", "worker.log"):
+            assert secret not in text, f"{path.name} holds {secret}"
+
+
+def test_results_are_written_from_the_database(evaluated: Path, tmp_path: Path) -> None:
+    """Attacks the report: real manifests have all that it needs, and remarks stand below the figures."""
+    (tmp_path / "remarks.md").write_text("It is surprising.\n", encoding="utf-8")
+    text = ranker(evaluated, "results", "--remarks", str(tmp_path / "remarks.md"))
+    assert text.startswith("# Results on Tiny (`tiny`)")
+    best = asked(evaluated, "rank", "--track", "B")["rows"][0]
+    assert f"| 1 | {best['team']} | {best['score']:.3f} |" in text
+    assert "sandbox: bubblewrap" in text
+    assert text.endswith("It is surprising.\n")
+
+
+def test_evaluating_again_does_nothing(evaluated: Path) -> None:
+    """Attacks repetition: what is there is not computed twice."""
+    before = sorted(evaluated.glob("runs/*/*/*"))
+    ended = subprocess.run(command(evaluated, "evaluate", "--all"), capture_output=True, text=True, check=True)
+    assert "0 of 4 evaluations on tiny are to be done" in ended.stderr
+    assert sorted(evaluated.glob("runs/*/*/*")) == before
+    assert len(before) > 4
+
+
+def test_a_limited_run_is_another_condition_with_the_same_start(evaluated: Path) -> None:
+    """Attacks mixing: one step is another board. Its weights are the initial ones (the warm-up begins at a rate of 0),
+    which encoders of different width share but for the projector.
+    """
+    full = asked(evaluated, "rank", "--track", "A")
+    ranker(evaluated, "evaluate", "--all", "--track", "A", "--limit-steps", "1")
+    assert asked(evaluated, "rank", "--track", "A") == full
+    jobs = [job for view in asked(evaluated, "status") for job in view["evaluations"] if job["track"] == "A"]
+    limited = {job["condition"] for job in jobs} - {manifest(evaluated, "noise", "A")["condition_digest"]}
+    assert len(limited) == 1
+    other = asked(evaluated, "rank", "--track", "A", "--condition", limited.pop()[:8])
+    assert [row["team"] for row in other["rows"]] != []
+    assert other != full
+    starts = [load_file(path) for path in sorted(evaluated.glob("runs/*/*/*/step-00000001/trained.safetensors"))]
+    assert len(starts) == 2
+    lora = [{name: value for name, value in start.items() if "lora" in name} for start in starts]
+    assert lora[0].keys() == lora[1].keys()
+    assert len(lora[0]) >= 14
+    assert all(torch.equal(lora[0][name], lora[1][name]) for name in lora[0])
+    shapes = [{name: value.shape for name, value in start.items() if "lora" not in name} for start in starts]
+    assert shapes[0] != shapes[1]
+
+
+def test_teams_are_trained_on_the_same_pairs(
+    ingested: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks common randomness: two encoders of different width see the same pairs, crops and prompts in one order."""
+    home = tmp_path / "home"
+    shutil.copytree(ingested[0], home)
+    plans: list[list[tuple[Sample, ...]]] = []
+
+    def recorded(*arguments: Any, **named: Any) -> list[tuple[Sample, ...]]:
+        plans.append(curriculum(*arguments, **named))
+        return plans[-1]
+
+    monkeypatch.setattr(evaluation, "curriculum", recorded)
+    Ranker(home).queue_evaluations(None, Wanted(track="A", limit_steps=3))
+    service = load(Service, home / "configs/service.yaml")
+    threads = torch.get_num_threads()
+    try:
+        assert (
+            work(Home(root=home), service, None, stop=StopSignal(), handlers={JobKind.EVALUATE: evaluation.evaluate})
+            == EXIT_DONE
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert {view.submission.team for view in Ranker(home).submissions() if view.evaluations} == {"spectrum", "noise"}
+    assert len(plans) == 2
+    assert [len(batch) for batch in plans[0]] == [4, 4, 4]
+    assert plans[0] == plans[1]
+    benchmark = load(Benchmark, home / "configs/tiny.yaml")
+    other = curriculum(
+        benchmark.track("A"),
+        benchmark.recipe,
+        data=home / "data/tiny",
+        seed=1,
+        random_key="another seed",
+        steps=3,
+        count_tokens=len,
+    )
+    assert other != plans[0]
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in listed for child in path.read_text(encoding="ascii").split()]
+
+
+def interrupted(home: Path, how: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Start an evaluation, and end it by `how` once its first checkpoint lies on the disk."""
+    with subprocess.Popen(
+        command(home, "evaluate", "spectrum", "--track", "A"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not list(home.glob(f"runs/*/*/attempt-0001/step-{CHECKPOINT:08d}/state.json")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "no checkpoint appeared"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        if how is signal.SIGKILL:  # of everything, such that nobody can tidy up, as in a power cut
+            os.kill(process.pid, signal.SIGSTOP)
+            for worker in children(process.pid):
+                os.kill(worker, signal.SIGKILL)
+        os.kill(process.pid, how)
+        said, complained = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
+
+
+@pytest.fixture
+def own_copy(ingested: tuple[Path, Any], tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    shutil.copytree(ingested[0], home)
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_evaluation_ends_as_if_nothing_had_been(
+    evaluated: Path, own_copy: Path, how: signal.Signals
+) -> None:
+    """Attacks with SIGKILL of everything, and with Ctrl-C, in mid-training: the same command finishes from the last
+    checkpoint, with the same weights to the bit, the same losses and the same scores.
+    """
+    ended = interrupted(own_copy, how)
+    (job,) = asked(own_copy, "show", "spectrum")["evaluations"]
+    assert (job["attempt"], job["reasons"]) == (1, [])
+    if how is signal.SIGINT:
+        assert (ended.returncode, job["status"]) == (130, "queued")
+        assert "the same command goes on from here" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    else:
+        assert (ended.returncode, job["status"]) == (-signal.SIGKILL, "running")
+    ranker(own_copy, "evaluate", "spectrum", "--track", "A")
+    again, whole = manifest(own_copy, "spectrum", "A"), manifest(evaluated, "spectrum", "A")
+    assert (again["attempt"], whole["attempt"]) == (2, 1)
+    assert again["weights"] == whole["weights"]
+    assert again["scores"] == whole["scores"]
+    first, second = (
+        (next(own_copy.glob(f"runs/*/*/attempt-000{attempt}/train.jsonl"))).read_text().splitlines()
+        for attempt in (1, 2)
+    )
+    assert len(second) == STEPS
+    assert second[:CHECKPOINT] == first[:CHECKPOINT], "the second attempt began anew, not at the checkpoint"
+
+
+def test_data_that_changed_is_found(own_copy: Path) -> None:
+    """Attacks a benchmark by one flipped byte: `data verify` names the shard, and exit code 1 says that we are to blame."""
+    assert ranker(own_copy, "data", "verify") == "tiny: as built\n"
+    shard = own_copy / "data/tiny/test.tar"
+    content = bytearray(shard.read_bytes())
+    content[2000] ^= 1
+    shard.write_bytes(content)
+    assert "shard test.tar has changed" in ranker(own_copy, "data", "verify", "tiny", code=1)
+
+
+def test_an_organizers_mistake_stops_the_queue_and_is_mended(own_copy: Path) -> None:
+    """Attacks with data that goes missing after the job was queued: exit code 1, no blame on the team, and the same
+    command does it once the data is back.
+    """
+    Ranker(own_copy).queue_evaluations(["noise"], Wanted(track="B", limit_steps=2))
+    (own_copy / "data/tiny/train.tar").rename(own_copy / "train.tar")
+    ranker(own_copy, "evaluate", "noise", "--track", "B", "--limit-steps", "2", code=1)
+    view = asked(own_copy, "show", "noise")
+    assert (view["state"], view["evaluations"][0]["fault"]) == ("failed", "organizer")
+    (own_copy / "train.tar").rename(own_copy / "data/tiny/train.tar")
+    ranker(own_copy, "evaluate", "noise", "--track", "B", "--limit-steps", "2")
+    assert asked(own_copy, "show", "noise")["state"] == "evaluated"
+
+
+def test_doctor_speaks_json(evaluated: Path) -> None:
+    """Attacks doctor on a home in use: every finding is complete, and the exit code says what they say."""
+    ended = subprocess.run(command(evaluated, "doctor", "--json"), capture_output=True, text=True, check=False)
+    findings = json.loads(ended.stdout)
+    assert len(findings) >= 12
+    assert {frozenset(each) for each in findings} == {frozenset({"part", "verdict", "found", "advice"})}
+    assert all(each["advice"] for each in findings if each["verdict"] != "ok")
+    assert ended.returncode == (4 if "missing" in {each["verdict"] for each in findings} else 0)
