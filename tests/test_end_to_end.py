@@ -252,6 +252,7 @@ def test_a_score_can_be_computed_again_from_its_predictions(evaluated: Path) -> 
                 if score["metric"] == "Accuracy":
                     seen += 1
                     assert (items["reference"] == items["candidate"].str.strip()).mean() == score["value"]
+                    assert items["item"].mean() == score["value"]
     assert seen == 4
 
 
@@ -421,7 +422,7 @@ def test_an_interrupted_evaluation_ends_as_if_nothing_had_been(
 
 
 def test_data_that_changed_is_found(own_copy: Path) -> None:
-    """Attacks a benchmark by one flipped byte: `data verify` names the shard, and exit code 1 says that we are to blame."""
+    """Attacks a benchmark by one flipped byte: `data verify` names the shard, and exit code 1 says: our fault."""
     assert ranker(own_copy, "data", "verify") == "tiny: as built\n"
     shard = own_copy / "data/tiny/test.tar"
     content = bytearray(shard.read_bytes())

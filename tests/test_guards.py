@@ -30,7 +30,7 @@ LAYERS = """
     evaluations executors job lalm uncertainty
     board conditions doctor intake
     evaluation site
-    overview worker
+    comparison overview worker
     results
     service
     cli
