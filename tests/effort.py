@@ -1,4 +1,4 @@
-"""How many cases a randomised test tries: few in `make test`, many in `make test-long`, which writes down what it tried."""
+"""How many cases a randomised test tries: few in `make test`, many in `make test-long`, which reports how many."""
 
 from __future__ import annotations
 
