@@ -134,10 +134,17 @@ def _spread(name: str, values: list[float | None], intervals: list[Interval | No
 
 
 def ranking_json(board: Board) -> dict[str, Any]:
-    """What `ranker rank --json` prints: raw scores per task, best first, None where there is no value."""
+    """What `ranker rank --json` prints: raw scores per task, best first, None where there is no value.
+
+    It names its benchmark and condition, and says in `demonstration` why it is no result of the challenge, if so.
+    """
     names = [column.name for column in board.columns]
     return {
+        "benchmark": board.benchmark,
         "track": board.track,
+        "condition": board.condition.digest,
+        "seed": board.seed,
+        "demonstration": list(board.demonstration),
         "rows": [
             {
                 "team": row.team,

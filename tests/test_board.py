@@ -369,7 +369,11 @@ def test_exports_say_the_same_as_the_board(place: Place) -> None:
     place.evaluate(place.submit("b"), condition(bench), {"keyword": 30})
     board = place.board(bench)
     assert json.loads(json.dumps(ranking_json(board), allow_nan=False)) == {
+        "benchmark": bench.name,
         "track": "A",
+        "condition": condition(bench).digest,
+        "seed": 42,
+        "demonstration": [],
         "rows": [
             {
                 "team": "a",
