@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = command.main(args=arguments, prog_name="ranker", standalone_mode=False) or 0
         if code == STOPPED:  # newer versions of typer turn Ctrl-C into this code, older ones let it through
             raise KeyboardInterrupt
+        sys.stdout.flush()
         sys.exit(code)
     except Misuse as error:
         error.show()
@@ -76,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         err.print("ranker: stopped; the same command goes on from here")
         sys.exit(STOPPED)
-    except BrokenPipeError:
+    except BrokenPipeError:  # nobody reads on: what Python would still write at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(InfraError.exit_code)
     except (OSError, DBAPIError) as error:
         found = error.orig if isinstance(error, DBAPIError) else error
