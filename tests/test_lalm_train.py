@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import full_disk
+import kills
 import lalm
+import numpy as np
 import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
 from ranker.config import Recipe
-from ranker.errors import InfraError
-from ranker.lalm.model import AudioLanguageModel
-from ranker.lalm.train import build_optimizer, latest_checkpoint, learning_rate_at, train
+from ranker.errors import InfraError, ParticipantError
+from ranker.lalm.model import AudioLanguageModel, Example
+from ranker.lalm.train import adopt, build_optimizer, latest_checkpoint, learning_rate_at, train
 
 GOLDEN = Path(__file__).parent / "golden" / "loss_curve.json"
 
@@ -119,22 +124,98 @@ def test_weight_decay_spares_biases() -> None:
     assert len(decayed["params"]) + len(spared["params"]) == len(trained)
 
 
+def train_once(model: AudioLanguageModel, folder: Path, *, loud: float | None = None) -> None:
+    """One step and its checkpoint; with `loud`, every feature has that value."""
+    recipe = lalm.tiny_recipe(checkpoint_every=1)
+
+    def examples(step: int) -> list[Example]:
+        samples = lalm.batch(model, step)
+        return samples if loud is None else [replace(s, features=np.full_like(s.features, loud)) for s in samples]
+
+    train(
+        model,
+        recipe=recipe,
+        steps=1,
+        random_key="key",
+        examples=examples,
+        folder=folder,
+        resume_from=None,
+        cpu=True,
+        on_step=lambda done, loss: None,
+    )
+
+
 def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     """It is said at once, and no checkpoint of it is kept."""
-    recipe = lalm.tiny_recipe()
-    model = lalm.build(recipe)
+    model = lalm.build(lalm.tiny_recipe())
     with torch.no_grad():
         model.projector.weight.fill_(float("nan"))
-    with pytest.raises(InfraError, match="step 1 of 12"):
-        train(
-            model,
-            recipe=recipe,
-            steps=12,
-            random_key="key",
-            examples=lambda step: lalm.batch(model, step),
-            folder=tmp_path,
-            resume_from=None,
-            cpu=True,
-            on_step=lambda done, loss: None,
-        )
+    with pytest.raises(InfraError, match="step 1 of 1"):
+        train_once(model, tmp_path)
     assert latest_checkpoint([tmp_path]) is None
+
+
+def test_gradient_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    """The loss may still be finite in the step whose gradient spoils the weights; they must not become a checkpoint."""
+    model = lalm.build(lalm.tiny_recipe())
+    model.projector.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(InfraError, match="gradient"):
+        train_once(model, tmp_path)
+    assert latest_checkpoint([tmp_path]) is None
+    assert torch.isfinite(model.projector.weight).all()
+
+
+def test_features_that_overflow_are_their_teams_fault(tmp_path: Path) -> None:
+    """Nobody can make the organizer's queue retry and stop by features that are finite, but of no use to float32."""
+    model = lalm.build(lalm.tiny_recipe(projector_init="torch"))
+    with pytest.raises(ParticipantError, match=r"features.*as large as 3\.0e\+38"):
+        train_once(model, tmp_path, loud=3e38)
+    assert latest_checkpoint([tmp_path]) is None
+
+
+def test_checkpoint_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """What was half written is removed, or every retry would fill the disk further."""
+    model = lalm.build(lalm.tiny_recipe())
+    with full_disk.after(100_000), pytest.raises(Exception, match=r"(?i)file too large|os error 27"):
+        train_once(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The last checkpoint of an attempt."""
+    (tmp_path / "attempt-0001").mkdir()
+    train_once(lalm.build(lalm.tiny_recipe()), tmp_path / "attempt-0001")
+    return tmp_path / "attempt-0001/step-00000001"
+
+
+def test_checkpoint_is_taken_over_whole_or_not_at_all(finished: Path, tmp_path: Path) -> None:
+    """A kill at any moment of the copying leaves no half checkpoint, which every later attempt would stumble over."""
+    kept = {path.name: path.read_bytes() for path in finished.iterdir()}
+    folder = tmp_path / "attempt-0002"
+
+    def copy() -> None:
+        adopt(finished, folder)
+
+    step = 1
+    while True:
+        folder.mkdir()
+        was_killed = kills.is_killed_at(step, folder, lambda _touch: copy())
+        found = latest_checkpoint([folder, finished.parent])
+        assert found is not None
+        assert {path.name: path.read_bytes() for path in found.iterdir()} == kept
+        if not was_killed:
+            break
+        shutil.rmtree(folder)
+        step += 1
+    assert found.parent == folder
+    assert step > len(kept)
+
+
+def test_checkpoint_taken_over_on_a_full_disk_leaves_nothing(finished: Path, tmp_path: Path) -> None:
+    """Copying the small files and not the large one would make a checkpoint that cannot be loaded."""
+    folder = tmp_path / "attempt-0002"
+    folder.mkdir()
+    with full_disk.after(100_000), pytest.raises(OSError, match="File too large"):
+        adopt(finished, folder)
+    assert list(folder.iterdir()) == []

@@ -12,20 +12,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from ranker.config import Recipe
-from ranker.errors import InfraError
+from ranker.errors import InfraError, ParticipantError
 from ranker.lalm.model import AudioLanguageModel, Example, seed_everything
 from ranker.types import Precision
 
 _KEPT_CHECKPOINTS = 2
+_OVERFLOWING = 1e9  # norms square and cube what they see: far above any feature in use, far below float32's own end
 
 
 def learning_rate_at(step: int, *, recipe: Recipe, steps: int) -> float:
@@ -63,7 +66,7 @@ def train(
     `folder/step-<n>` every `checkpoint_every` steps and at the end; `resume_from` is one of an earlier attempt.
     `cpu` keeps it off a GPU that is there.
     `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`.
-    Raises InfraError if the loss is not finite.
+    Raises ParticipantError or InfraError if loss or gradient are not finite; no checkpoint holds such weights.
     """
     # accelerate keeps the first precision and device of a process for ever; a worker does one job after another.
     AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
@@ -84,13 +87,13 @@ def train(
             with accelerator.autocast():
                 loss = model(batch)
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(trained, recipe.gradient_clip)
+            norm = float(accelerator.clip_grad_norm_(trained, recipe.gradient_clip) or 0.0)
+            value = float(loss.detach())
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                raise _diverged(model, batch, f"loss {value} and gradient norm {norm} at step {step + 1} of {steps}")
             optimizer.step()
             optimizer.zero_grad()
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise InfraError(f"the training loss became {value} at step {step + 1} of {steps}")
-            line = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": float(norm or 0.0)}
+            line = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": norm}
             log.write(json.dumps(line | {"seconds": round(time.perf_counter() - started, 4)}) + "\n")
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps:
                 log.flush()
@@ -105,24 +108,55 @@ def latest_checkpoint(folders: Sequence[Path]) -> Path | None:
     return max(found, key=lambda path: path.name, default=None)
 
 
+def adopt(checkpoint: Path, folder: Path) -> Path:
+    """Copy an earlier attempt's checkpoint into `folder`, whole or not at all; returns the copy."""
+    with _whole(folder / checkpoint.name) as temporary:
+        for path in checkpoint.iterdir():
+            shutil.copyfile(path, temporary / path.name)
+    return folder / checkpoint.name
+
+
+def _diverged(model: AudioLanguageModel, batch: Sequence[Example], what: str) -> Exception:
+    """Whose fault it is that training gave numbers that are not finite: all but the features is the same for all."""
+    frames = torch.from_numpy(np.concatenate([example.features for example in batch])).to(model.device)
+    largest = float(((frames - model.feature_mean) * model.feature_scale).abs().max())
+    if largest > _OVERFLOWING:
+        return ParticipantError(
+            [
+                f"training on the encoder's features failed with {what}: they are as large as {largest:.1e}, and "
+                f"float32 needs them below {_OVERFLOWING:.0e}; scale them down"
+            ]
+        )
+    return InfraError(f"training failed with {what}, though no feature is larger than {largest:.1e}")
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` once all of it is on the disk; removed if that fails."""
+    temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=target.parent))
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _save(folder: Path, step: int, model: AudioLanguageModel, optimizer: torch.optim.Optimizer) -> None:
     """Write a checkpoint whole or not at all, then drop all but the last few."""
-    temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
-    model.save_trained(temporary / "trained.safetensors")
     moments = {
         f"{index}.{name}": value.detach().cpu().contiguous()
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    save_file(moments, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
-    for path in temporary.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-    target = folder / f"step-{step:08d}"
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
+    with _whole(folder / f"step-{step:08d}") as temporary:
+        model.save_trained(temporary / "trained.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
     for old in sorted(folder.glob("step-*"))[:-_KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
 
