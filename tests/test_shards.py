@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -127,6 +128,20 @@ def test_a_changed_shard_is_indexed_again(tmp_path: Path):
     assert len(read_split(tmp_path, ["a.tar"])[0].clips) == 2
     write_shard(tmp_path / "a.tar", samples(40))
     assert len(read_split(tmp_path, ["a.tar"])[0].clips) == 40
+
+
+def test_a_label_corrected_in_place_is_read_anew(tmp_path: Path):
+    """A changed label leaves the tar's size as it was; the old label must not be trained on, or scored against."""
+    path = tmp_path / "a.tar"
+    write_shard(path, samples())
+    size = path.stat().st_size
+    assert read_split(tmp_path, ["a.tar"])[0].clips[0].fields["label"] == "é0"
+    corrected = samples()
+    corrected[0]["json"]["label"] = "ü0"
+    write_shard(path, corrected)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # a coarse clock may not have moved on since the first writing
+    assert path.stat().st_size == size
+    assert read_split(tmp_path, ["a.tar"])[0].clips[0].fields["label"] == "ü0"
 
 
 def test_a_missing_shard_says_what_to_run(tmp_path: Path):

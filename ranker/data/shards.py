@@ -1,7 +1,8 @@
 """Clips and their labels in WebDataset shards: tar files in which members of one stem belong together.
 
 Beside each shard lies its index (`<shard>.index.json`): where each clip's audio starts, and what its JSON says, so that
-one clip can be read without the others. An index is made on demand, and made again when the shard's size has changed.
+one clip can be read without the others. An index is made on demand, and made again when the shard's size or time of
+change is another: tar pads its files, so a corrected label seldom changes the size.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ def index_shard(path: Path) -> Shard:
         raise MissingError(
             f"shard {path} is not there; build it with `ranker data build`, or fetch the benchmark's data"
         )
+    state = path.stat()  # before it is read: what changes meanwhile is seen the next time
     plain = _unpack(path)
     clips: list[dict[str, Any]] = []
     try:
@@ -133,7 +135,7 @@ def index_shard(path: Path) -> Shard:
                 clips.append(_describe(path, key, members, data.fileno()))
     except tarfile.TarError as error:
         raise OrganizerError(f"shard {path} cannot be read as a tar file ({error}); build or fetch it again") from error
-    index = {"format": _INDEX_FORMAT, "bytes": path.stat().st_size, "clips": clips}
+    index = {"format": _INDEX_FORMAT, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "clips": clips}
     temporary = path.with_name(f".{path.name}.index.{os.getpid()}")
     temporary.write_text(json.dumps(index, ensure_ascii=False, sort_keys=True), encoding="utf-8")
     temporary.replace(_index_path(path))
@@ -242,7 +244,8 @@ def _stored_index(path: Path) -> list[dict[str, Any]] | None:
         index = json.loads(_index_path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    if (index["format"], index["bytes"]) != (_INDEX_FORMAT, path.stat().st_size):
+    state = path.stat()
+    if (index["format"], index["bytes"], index.get("mtime_ns")) != (_INDEX_FORMAT, state.st_size, state.st_mtime_ns):
         return None
     clips: list[dict[str, Any]] = index["clips"]
     return clips
