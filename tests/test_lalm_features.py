@@ -69,14 +69,27 @@ def test_features_do_not_depend_on_the_size_of_the_cache(
         for excerpt, features in zip(call, answers, strict=True)
     }
     encoder = Recording()
-    path = tmp_path / "features.f32"
-    with FeatureStore(data=tmp_path, encoder=encoder, plan=plan, path=path, max_bytes=max_bytes) as store:
+    file = tmp_path / "features.f32"
+    with FeatureStore(data=tmp_path, encoder=encoder, plan=plan, path=file, max_bytes=max_bytes) as store:
         store.fill(lambda done, total: None)
         for excerpt in (*excerpts, *excerpts[::-1]):
             np.testing.assert_array_equal(store.get(excerpt), expected[excerpt.key])
-        assert path.stat().st_size <= max_bytes
+        assert open_file_sizes(file)[0] <= max_bytes
         assert (len(encoder.calls) == len(plan)) == (max_bytes == 10**6)
-    assert not path.exists()
+    assert open_file_sizes(file) == []
+
+
+def open_file_sizes(path: Path) -> list[int]:
+    """Sizes of this process's open files that have, or had, this name."""
+    links = [(link, link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [link.stat().st_size for link, target in links if str(target).removesuffix(" (deleted)") == str(path)]
+
+
+def test_a_killed_attempt_leaves_no_features_behind(tmp_path: Path) -> None:
+    """Up to `feature_cache_gb` would stay on the disk for every kill: nothing under the attempt's folder names them."""
+    file = tmp_path / "features.f32"
+    with FeatureStore(data=tmp_path, encoder=Recording(), plan=[], path=file, max_bytes=10):
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_long_clips_are_cropped_in_training_and_crops_come_again(clips: tuple[Clip, ...], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def calls(excerpts: Iterable[Excerpt], *, batch_invariant: bool) -> list[tuple[E
 class FeatureStore:
     """Features of a planned set of excerpts, in one append-only file of at most `max_bytes`.
 
-    Use as a context: the file is deleted at the end.
+    Use as a context. The file has no name once it is open, so that its room is given back however the process ends.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class FeatureStore:
     def __enter__(self) -> FeatureStore:
         self._path.unlink(missing_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._path.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        self._path.unlink(missing_ok=True)
 
     def fill(self, on_progress: Callable[[int, int], None]) -> None:
         """Encode the plan in its order until all is kept or the file is full. `on_progress(done, total)` counts
