@@ -215,29 +215,29 @@ class Ranker:
 
         benchmark = self.benchmark(name)
         with self.reading() as reading:
-            ready = [each for each in benchmark.tracks if board.conditions(reading, benchmark, each)]
-            tracks = [track] if track else ready or list(benchmark.tracks)[:1]
             now = datetime.now(UTC)
             return [
-                board.assemble(reading, self.home, benchmark, each, condition=condition, now=now) for each in tracks
+                board.assemble(reading, self.home, benchmark, each, condition=condition, now=now)
+                for each in _tracks(reading, benchmark, track)
             ]
 
     def compare(
         self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
     ) -> dict[str, tuple[Difference, ...]]:
         """By how much two submissions differ, per track of the benchmark (or on `track` alone)."""
-        from ranker import board, comparison, overview
+        from ranker import comparison, overview
 
         benchmark = self.benchmark(name)
-        with self.open() as engine, session(engine, read_only=True) as reading:
-            one, other = (view.submission.id for view in overview.find(reading, [first, second]))
-            ready = [each for each in benchmark.tracks if board.conditions(reading, benchmark, each)]
-            tracks = [track] if track else ready or list(benchmark.tracks)[:1]
+        with self.reading() as reading:
+            found = overview.find(reading, [first, second])
+            if len(found) < 2:
+                raise UsageError(f"{first!r} and {second!r} are the same submission; name two that differ")
+            one, other = (view.submission.id for view in found)
             return {
                 each: comparison.compare(
                     reading, self.home, benchmark, each, first=one, second=other, condition=condition
                 )
-                for each in tracks
+                for each in _tracks(reading, benchmark, track)
             }
 
     def publish(self, name: str | None, folder: Path | None) -> Path:
@@ -246,9 +246,10 @@ class Ranker:
 
         benchmark = self.benchmark(name)
         with self.reading() as reading:
-            ready = [track for track in benchmark.tracks if board.conditions(reading, benchmark, track)]
             now = datetime.now(UTC)
-            boards = [board.assemble(reading, self.home, benchmark, track, now=now) for track in ready]
+            boards = [
+                board.assemble(reading, self.home, benchmark, track, now=now) for track in _ready(reading, benchmark)
+            ]
             pages = overview.pages(reading, self.home, boards)
         return site.render(boards, pages, folder or self.home.site)
 
@@ -294,6 +295,18 @@ class Ranker:
         if name is None and not built:
             raise MissingError(f"no benchmark is built under {self.home.data}; run `ranker data build mini`")
         return {each: store.verify(self.home.data / each) for each in ([name] if name else built)}
+
+
+def _ready(reading: Session, benchmark: config.Benchmark) -> list[str]:
+    """The tracks that have a board."""
+    from ranker import board
+
+    return [track for track in benchmark.tracks if board.conditions(reading, benchmark, track)]
+
+
+def _tracks(reading: Session, benchmark: config.Benchmark, asked: str | None) -> list[str]:
+    """The track that is asked for; else those that have a board, or one that says that there is none yet."""
+    return [asked] if asked else _ready(reading, benchmark) or list(benchmark.tracks)[:1]
 
 
 def ranking_json(board: Board) -> dict[str, object]:

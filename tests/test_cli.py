@@ -24,6 +24,7 @@ from ranker.cli import main, reference, tables
 from ranker.cli.progress import JobDisplay
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
+from ranker.doctor import Finding, Verdict
 from ranker.errors import (
     InfraError,
     LeaseLostError,
@@ -117,6 +118,7 @@ def fail(engine: Engine, job: int, fault: Fault, reason: str, attempts: int = 5)
         (["rank", "--track"], "requires an argument"),
         (["rank", "--tracks", "A"], "No such option: --tracks"),
         (["show"], "Missing argument 'ID'"),
+        (["compare", "one"], "Missing argument"),
         (["data", "build", "challenge"], "'challenge' is not one of 'mini', 'field'"),
         (["data", "build", "mini", "--packages", "/"], "--packages goes with `ranker data build field`"),
     ],
@@ -305,6 +307,29 @@ def test_a_wide_board_is_shown_in_parts(width: int) -> None:
     parts = shown.count("(without listening)")
     assert shown.count("speech_embedding") == parts
     assert (parts == 1) == (width == 300)
+
+
+def test_status_is_short_and_show_tells_conditions_apart(run: Run, engine: Engine) -> None:
+    """Attacks a team with several conditions: status counts them on one line, show names each with its steps."""
+    submission = submit(engine)
+    with session(engine) as writing:
+        for steps in (1, 20, 300):
+            under = condition("A", benchmark="mini", steps=steps)
+            queue.enqueue(
+                writing, submission_id=submission, kind=JobKind.EVALUATE, condition=under, seed=42, now=NOW
+            )  # fmt: skip
+    said = " ".join(run("status").split())
+    assert said.count("mini, track A") == 1
+    assert "(3" in said
+    shown = run("show", "team")
+    assert [f"({steps} steps)" in shown for steps in (1, 20, 300)] == [True] * 3
+    assert shown.count("condition ") == 3
+
+
+def test_paths_that_doctor_names_are_whole() -> None:
+    """Attacks a narrow terminal by a long path: folded, not cut, since its end is what one needs."""
+    found = Finding(part="decoder", verdict=Verdict.OK, found=f"at /{'folder/' * 30}weights.gguf")
+    assert "weights.gguf" in "".join(rendered(tables.findings([found]), 60).split())
 
 
 def test_ranking_json_has_the_promised_shape() -> None:

@@ -276,6 +276,20 @@ def test_the_page_is_marked_and_names_no_machine(evaluated: Path) -> None:
             assert secret not in text, f"{path.name} holds {secret}"
 
 
+def test_two_teams_are_compared(evaluated: Path) -> None:
+    """Attacks the comparison: it agrees with the ranking, turns its sign with the order, and refuses one team twice."""
+    scores = {row["team"]: row["score"] for row in asked(evaluated, "rank", "--track", "B")["rows"]}
+    there, back = (
+        asked(evaluated, "compare", *pair, "--track", "B")["B"][0] for pair in (list(scores), list(scores)[::-1])
+    )
+    assert (
+        there["difference"] == pytest.approx(scores["spectrum"] - scores["noise"]) == pytest.approx(-back["difference"])
+    )
+    assert there["interval"]["low"] <= there["difference"] <= there["interval"]["high"]
+    ranker(evaluated, "compare", "noise", "noise", code=2)
+    ranker(evaluated, "compare", "noise", "broken", code=2)
+
+
 def test_results_are_written_from_the_database(evaluated: Path, tmp_path: Path) -> None:
     """Attacks the report: real manifests have all that it needs, and remarks stand below the figures."""
     (tmp_path / "remarks.md").write_text("It is surprising.\n", encoding="utf-8")

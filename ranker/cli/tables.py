@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -98,7 +100,8 @@ def submissions(views: Sequence[SubmissionView]) -> RenderableType:
         table.add_column(name, overflow="fold")
     for view in views:
         state = Text(view.state, style=_COLOURS.get(view.state, ""))
-        jobs = Text("\n".join(_job_line(job) for job in view.evaluations))
+        lines = Counter(_job_line(job) for job in view.evaluations)
+        jobs = Text("\n".join(f"{line} ({count} conditions)" if count > 1 else line for line, count in lines.items()))
         received = view.submission.received_at.strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(view.submission.id, Text(view.submission.team), received, state, jobs)
     return table
@@ -111,7 +114,7 @@ def submission(view: SubmissionView) -> RenderableType:
     facts.add_row("id", own.id)
     facts.add_row("team", Text(own.team))
     facts.add_row("state", Text(view.state, style=_COLOURS.get(view.state, "")))
-    facts.add_row("file", Text(f"{own.file_name} ({own.size_bytes / 1e6:.1f} MB)"))
+    facts.add_row("file", Text(f"{own.file_name} ({decimal(own.size_bytes)})"))
     facts.add_row("sha256", own.digest)
     facts.add_row("received", own.received_at.isoformat())
     parts: list[RenderableType] = [facts]
@@ -121,10 +124,10 @@ def submission(view: SubmissionView) -> RenderableType:
         parts.append(Text("\nthe check found:"))
         found = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         for name, value in view.check.result["encoder"].items():
-            found.add_row(name.replace("_", " "), Text(str(value)))
+            found.add_row(name.replace("_", " "), Text({True: "yes", False: "no"}.get(value, str(value))))
         parts.append(found)
     for job in view.evaluations:
-        parts.append(Text(f"\n{_job_line(job)}, attempt {job.attempt}"))
+        parts.append(Text(f"\n{_job_line(job)}{_condition(job)}, attempt {job.attempt}"))
         if job.scores:
             scores = Table(box=None, padding=(0, 2, 0, 2))
             for name in ("task", "metric", "score", "without listening", "pairs"):
@@ -158,6 +161,8 @@ def findings(values: Sequence[Finding]) -> RenderableType:
     """What doctor found, with what to do."""
     signs = {Verdict.OK: ("✓", "green"), Verdict.WARNING: ("!", "yellow"), Verdict.MISSING: ("✗", "red")}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for _ in ("sign", "part", "found"):
+        table.add_column(overflow="fold")  # a path is of no use without its end
     for value in values:
         sign, colour = signs[value.verdict]
         text = Text(value.found)
@@ -175,6 +180,12 @@ def print_reasons(console: Console, reasons: Sequence[str]) -> None:
 
 def _interval(row: Row) -> str:
     return "" if row.interval is None else f"{row.interval.low:.3f}-{row.interval.high:.3f}"
+
+
+def _condition(job: Job) -> str:
+    if job.condition is None or job.condition_digest is None:
+        return ""
+    return f", condition {job.condition_digest[:8]} ({job.condition['steps']} steps)"
 
 
 def _job_line(job: Job) -> str:
