@@ -11,8 +11,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from ranker.lalm.answers import answer
 from ranker.lalm.curriculum import Sample, curriculum
 from ranker.lalm.features import FeatureStore, calls
 from ranker.lalm.model import AudioLanguageModel, Example
-from ranker.lalm.train import latest_checkpoint, train
+from ranker.lalm.train import adopt, latest_checkpoint, train
 from ranker.manifest import hardware, peak_memory_gb, software, write_manifest
 from ranker.metrics import Pair, blind_answer, blind_value
 from ranker.metrics import evaluate as compute_metric
@@ -44,12 +46,13 @@ _STANDARDIZED_OVER = 2_000
 
 @dataclass(kw_only=True)
 class _Run:
-    """One attempt: its context, what it measures, and the seconds that each stage took."""
+    """One attempt: its context, what it measures, how many steps an earlier one had done, and each stage's seconds."""
 
     context: JobContext
     benchmark: Benchmark
     condition: Condition
     batch_invariant: bool
+    steps_taken_over: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
 
@@ -87,6 +90,7 @@ def evaluate(context: JobContext) -> Outcome:
 
     Raises ParticipantError (the encoder), InfraError (our machine) or OrganizerError (data or configuration changed).
     """
+    started_at = datetime.now(UTC)
     run, source = _begin(context)
     threads = _fixed_threads(run)
     torch.set_num_threads(threads)
@@ -100,7 +104,7 @@ def evaluate(context: JobContext) -> Outcome:
     )
     tree = context.home.submissions / context.submission.digest / "tree"
     _require_same_tree(context, tree)
-    spec = EncoderSpec(tree=tree, source=source, seed=recipe.seed, threads=threads)
+    spec = EncoderSpec(tree=tree, source=source, seed=recipe.seed, threads=threads, max_frames=recipe.max_frames)
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
@@ -120,6 +124,9 @@ def evaluate(context: JobContext) -> Outcome:
         "recipe": recipe.model_dump(mode="json"),
         "seed": context.claim.seed,
         "attempt": context.claim.attempt,
+        "steps_taken_over": run.steps_taken_over,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "threads": threads,
         "weights": weights,
         "seconds": run.seconds,
@@ -184,9 +191,8 @@ def _fixed_threads(run: _Run) -> int:
     except FileNotFoundError:
         workers = run.context.service.cpu_workers if run.condition.device == "cpu" else 1
         threads = max(1, min(run.benchmark.recipe.threads, (os.cpu_count() or 1) // workers))
-        temporary = path.with_name(".threads")
-        temporary.write_text(str(threads), encoding="ascii")
-        temporary.replace(path)
+        with _durably(path) as temporary:
+            temporary.write_text(str(threads), encoding="ascii")
         return threads
 
 
@@ -198,7 +204,7 @@ def _trained(run: _Run, model: AudioLanguageModel, encoder: Encoder) -> str:
         _take_over_log(run, checkpoint)
     if checkpoint is not None and checkpoint.name == final.name:
         model.load_trained(checkpoint / "trained.safetensors")
-        shutil.copytree(checkpoint, final, dirs_exist_ok=True)
+        adopt(checkpoint, run.folder)
     else:
         _train(run, model, encoder, checkpoint)
     model.eval()
@@ -253,6 +259,7 @@ def _take_over_log(run: _Run, checkpoint: Path) -> None:
     done = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
     lines = (checkpoint.parent / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (run.folder / "train.jsonl").write_text("".join(lines[:done]), encoding="utf-8")
+    run.steps_taken_over = done
 
 
 def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder, weights: str) -> NewScore:
@@ -261,13 +268,14 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder, w
     folder.mkdir(exist_ok=True)
     earlier = _earlier_note(run, task, weights)
     if earlier is not None:
-        for suffix in (".parquet", ".json"):
-            shutil.copy2(earlier.with_suffix(suffix), folder)
+        adopt_predictions(earlier, folder)
     else:
-        _write_durably(folder / f"{task.name}.json", {"weights": weights, "score": _measure(run, task, model, encoder)})
-    note = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))["score"]
+        note = {"weights": weights, "score": _measure(run, task, model, encoder)}
+        with _durably(folder / f"{task.name}.json") as temporary:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+    score = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))["score"]
     path = (folder / f"{task.name}.parquet").relative_to(run.context.home.root)
-    return NewScore(task=task.name, predictions=str(path), **note)
+    return NewScore(task=task.name, predictions=str(path), **score)
 
 
 def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder) -> dict[str, object]:
@@ -293,9 +301,8 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder)
         for reference in clip.references(task.test.key)
     ]
     result = compute_metric(task.metric, scored, num_classes=task.num_classes)
-    path = run.folder / "predictions" / f"{task.name}.parquet"
-    result.items.to_parquet(path.with_suffix(".tmp"), index=False)
-    path.with_suffix(".tmp").replace(path)
+    with _durably(run.folder / "predictions" / f"{task.name}.parquet") as temporary:
+        result.items.to_parquet(temporary, index=False)
     blind = _blind(run, task, scored)
     run.lap(Stage.SCORE)
     return {"metric": result.name, "value": result.value, "blind": blind, "items": len(result.items)}
@@ -314,15 +321,30 @@ def _earlier_note(run: _Run, task: Task, weights: str) -> Path | None:
     """The note of an earlier attempt that scored this task with the same weights."""
     for folder in run.earlier:
         path = folder / "predictions" / f"{task.name}.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["weights"] == weights:
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # a power failure can leave an empty file: it is measured again
+            continue
+        if note["weights"] == weights and path.with_suffix(".parquet").is_file():
             return path
     return None
 
 
-def _write_durably(path: Path, value: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+def adopt_predictions(note: Path, folder: Path) -> None:
+    """Copy a task's pairs, then the note with its value, each whole or not at all: a note stands for its pairs."""
+    for path in (note.with_suffix(".parquet"), note):
+        with _durably(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+@contextmanager
+def _durably(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of `path` once it is on the disk; removed if that fails."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -17,6 +17,9 @@ from ranker.types import digest_json
 _PACKAGES = (
     "torch",
     "transformers",
+    "tokenizers",
+    "gguf",
+    "safetensors",
     "accelerate",
     "peft",
     "numpy",
@@ -25,6 +28,7 @@ _PACKAGES = (
     "webdataset",
     "jiwer",
     "scikit-learn",
+    "sentence-transformers",
 )
 
 
@@ -37,6 +41,11 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> str:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(folder / "manifest.json")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the new name too: what the database says of it is on the disk before the database does
+    finally:
+        os.close(descriptor)
     return digest
 
 

@@ -1,0 +1,300 @@
+"""One track of one submission, from features to scores: what a later attempt takes over, and what the manifest says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import full_disk
+import kills
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from tones import write_tones
+
+from ranker.conditions import condition_for
+from ranker.config import Benchmark, Service
+from ranker.data import store
+from ranker.errors import InfraError, OrganizerError, ParticipantError
+from ranker.evaluation import adopt_predictions, evaluate
+from ranker.home import Home
+from ranker.intake.archive import describe
+from ranker.job import JobContext, Outcome, SubmissionSnapshot, run_folder
+from ranker.lalm.decoder import STAND_IN_DECODER
+from ranker.metrics import reweighted
+from ranker.queue import Claim, job_key
+from ranker.types import Condition, JobKind, MetricName, Progress, SandboxName, Stage, digest_json
+
+STEPS = 4
+ID = "a" * 12
+ENCODER = """
+import torch
+
+class FramesEncoder(torch.nn.Module):
+    output_dim = 16
+
+    def forward(self, audio, mask=None):
+        frames = audio[:, : audio.shape[1] // 800 * 800].unflatten(1, (-1, 800))
+        return torch.fft.rfft(frames).abs()[..., :64].unflatten(-1, (16, 4)).mean(-1), None
+"""
+
+
+def split(name: str) -> dict[str, Any]:
+    return {"shards": [f"{name}.tar"], "key": ["label"], "prompt": "High or low?"}
+
+
+BENCHMARK: dict[str, Any] = {
+    "name": "tiny",
+    "title": "Tiny",
+    "description": "Two tones.",
+    "whole_protocol": False,
+    "recipe": {
+        "decoder": STAND_IN_DECODER,
+        "decoder_layers": 1,
+        "steps": STEPS,
+        "batch_size": 2,
+        "warmup_steps": 1,
+        "sort_window": 4,
+        "shuffle_window": 4,
+        "checkpoint_every": 3,
+        "max_new_tokens": 3,
+    },
+    "tracks": {
+        "A": {
+            "title": "Tones",
+            "tasks": [
+                {
+                    "name": "pitch",
+                    "title": "Pitch",
+                    "domain": "music",
+                    "metric": "Accuracy",
+                    "train": split("train"),
+                    "test": split("test"),
+                }
+            ],
+        }
+    },
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home with one benchmark and one submission, and a way to make attempts of its evaluation."""
+
+    home: Home
+
+    def benchmark(self) -> Benchmark:
+        return Benchmark.model_validate(yaml.safe_load(self.home.config_path("tiny").read_text()))
+
+    def condition(self) -> Condition:
+        return condition_for(self.home, self.benchmark(), "A", limit_steps=None, sandboxed=False, device="cpu")
+
+    def context(
+        self,
+        attempt: int,
+        *,
+        condition: Condition | None = None,
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> JobContext:
+        condition = condition or self.condition()
+        tree = self.home.submissions / ("a" * 64) / "tree"
+        check = {
+            "source": {"root": ".", "module": "encoder.py", "attribute": "FramesEncoder"},
+            "encoder": {"batch_invariant": True, "output_dim": 16},
+            "tree": {"digest": describe(tree).digest},
+        }
+        claim = Claim(
+            job_id=1,
+            key=job_key(ID, JobKind.EVALUATE, condition.digest, 42),
+            attempt=attempt,
+            worker="here:1:1",
+            submission_id=ID,
+            kind=JobKind.EVALUATE,
+            benchmark="tiny",
+            track="A",
+            condition=condition,
+            seed=42,
+        )
+        folder = run_folder(self.home, claim)
+        folder.mkdir(parents=True, exist_ok=True)
+        return JobContext(
+            home=self.home,
+            service=Service(sandbox=SandboxName.NONE, cpu_workers=1),
+            claim=claim,
+            submission=SubmissionSnapshot(id=ID, digest="a" * 64, team="team", encoder_override=None, check=check),
+            run_folder=folder,
+            report=report,
+        )
+
+
+def make_place(root: Path, **recipe: object) -> Place:
+    home = Home(root=root)
+    (root / "configs").mkdir(parents=True)
+    written = BENCHMARK | {"recipe": BENCHMARK["recipe"] | recipe}
+    (root / "configs/tiny.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+
+    def shards(folder: Path, _: store.ProgressHook) -> None:
+        labels = [{"label": "low"}, {"label": "high"}]
+        for name, count in (("train", 8), ("test", 4)):
+            write_tones(folder / f"{name}.tar", [0.5] * count, labels * (count // 2))
+
+    store.build(home.data / "tiny", shards, version=1)
+    tree = home.submissions / ("a" * 64) / "tree"
+    tree.mkdir(parents=True)
+    (tree / "encoder.py").write_text(ENCODER, encoding="utf-8")
+    return Place(home=home)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, JobContext, Outcome]:
+    """A whole evaluation; tests that change its folder copy its home first."""
+    place = make_place(tmp_path_factory.mktemp("first"))
+    context = place.context(1)
+    return place, context, evaluate(context)
+
+
+def test_manifest_says_what_was_run_on_what(first: tuple[Place, JobContext, Outcome]) -> None:
+    """Whoever contests a number finds everything that it depends on, and the digest that the database holds fits."""
+    place, context, outcome = first
+    manifest = json.loads((context.run_folder / "manifest.json").read_text(encoding="utf-8"))
+    assert outcome.result["manifest_digest"] == digest_json(manifest)
+    assert outcome.result["run"] == str(context.run_folder.relative_to(place.home.root))
+    assert Condition.from_json(manifest["condition"]) == place.condition()
+    assert manifest["condition_digest"] == place.condition().digest
+    assert manifest["recipe"] == place.benchmark().recipe.model_dump(mode="json")
+    assert (manifest["seed"], manifest["attempt"], manifest["steps_taken_over"]) == (42, 1, 0)
+    assert manifest["submission"]["check"]["encoder"]["batch_invariant"] is True
+    assert manifest["scores"]["pitch"]["value"] == outcome.scores[0].value
+    assert {"torch", "transformers", "tokenizers", "peft", "revision", "python"} <= manifest["software"].keys()
+    assert {Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE} <= manifest["seconds"].keys()
+    assert re.fullmatch("[0-9a-f]{64}", manifest["weights"])
+    times = [datetime.fromisoformat(manifest[name]) for name in ("started_at", "finished_at")]
+    assert [each.utcoffset() for each in times] == [timedelta(0)] * 2
+    assert times[0] <= times[1] <= datetime.now(UTC)
+
+
+def test_predictions_give_the_score_again(first: tuple[Place, JobContext, Outcome]) -> None:
+    """The value is that of the pairs on disk; each test clip is there once, and the floor is that of one answer."""
+    place, _, outcome = first
+    (score,) = outcome.scores
+    items = pd.read_parquet(place.home.root / score.predictions)
+    assert sorted(items["clip"]) == [f"test.tar:c{index:04d}" for index in range(4)]
+    assert reweighted(MetricName.ACCURACY, items, np.ones((1, 4)))[0] == pytest.approx(score.value)
+    assert (score.items, score.blind) == (4, 0.5)
+
+
+def test_attempt_leaves_nothing_half_or_temporary(first: tuple[Place, JobContext, Outcome]) -> None:
+    """Features, temporary files and folders are gone; what stays is what a later attempt or a reader needs."""
+    _, context, _ = first
+    left = sorted(str(path.relative_to(context.run_folder)) for path in context.run_folder.rglob("*") if path.is_file())
+    checkpoint = ("optimizer.safetensors", "state.json", "trained.safetensors")
+    assert left == [
+        "manifest.json",
+        "predictions/pitch.json",
+        "predictions/pitch.parquet",
+        *(f"step-{step:08d}/{name}" for step in (3, STEPS) for name in checkpoint),
+        "train.jsonl",
+    ]
+
+
+def test_later_attempt_takes_over_what_is_whole(first: tuple[Place, JobContext, Outcome], tmp_path: Path) -> None:
+    """A third attempt after one that was killed before its manifest, and one that was killed while it copied.
+
+    It trains nothing and answers nothing again, and its scores, weights and log are the first attempt's.
+    """
+    place, done, outcome = first
+    shutil.copytree(place.home.root, tmp_path, dirs_exist_ok=True)
+    copy = Place(home=Home(root=tmp_path))
+    whole = tmp_path / done.run_folder.relative_to(place.home.root)
+    (whole / "manifest.json").unlink()
+    half = copy.context(2).run_folder / "predictions"
+    half.mkdir()
+    (half / "pitch.json").write_text('{"weights": "', encoding="utf-8")
+    (half.parent / ".step-killed").mkdir()
+    shutil.copy(whole / "step-00000003/state.json", half.parent / ".step-killed")
+    stages: list[Stage] = []
+    context = copy.context(3, report=lambda progress: stages.append(progress.stage))
+    again = evaluate(context)
+    assert not {Stage.ENCODE, Stage.TRAIN, Stage.GENERATE} & set(stages)
+    assert [score.value for score in again.scores] == [score.value for score in outcome.scores]
+    assert {Path(score.predictions).parts[3] for score in again.scores} == {"attempt-0003"}
+    for name in ("train.jsonl", f"step-{STEPS:08d}/trained.safetensors", "predictions/pitch.parquet"):
+        assert (context.run_folder / name).read_bytes() == (whole / name).read_bytes()
+    manifest = json.loads((context.run_folder / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["attempt"], manifest["steps_taken_over"]) == (3, STEPS)
+
+
+def test_more_frames_than_the_recipe_allows_are_a_violation(tmp_path: Path) -> None:
+    """The bound is part of the measurement, so it must be the recipe's own, not a default."""
+    with pytest.raises(ParticipantError, match=r"frames"):
+        evaluate(make_place(tmp_path, max_frames=9).context(1))
+
+
+def test_changed_configuration_is_no_longer_what_was_queued(tmp_path: Path) -> None:
+    """A job queued before an edit of tasks or recipe must not be measured by the new ones under the old digest."""
+    place = make_place(tmp_path)
+    context = place.context(1)
+    path = tmp_path / "configs/tiny.yaml"
+    path.write_text(path.read_text().replace("High or low?", "Low or high?"))
+    with pytest.raises(OrganizerError, match="configuration of benchmark tiny, track A, changed"):
+        evaluate(context)
+
+
+def test_changed_data_and_files_are_no_longer_what_was_queued(tmp_path: Path) -> None:
+    """Nor other shards, nor a submission's tree that was touched after its check."""
+    place = make_place(tmp_path)
+    context = place.context(1)
+    (tmp_path / "submissions" / ("a" * 64) / "tree/encoder.py").write_text(ENCODER + "# touched\n")
+    with pytest.raises(InfraError, match="no longer those that were checked"):
+        evaluate(context)
+
+    def shards(folder: Path, _: store.ProgressHook) -> None:
+        for name in ("train", "test"):
+            write_tones(folder / f"{name}.tar", [0.25] * 4)
+
+    store.build(place.home.data / "tiny", shards, version=2)
+    with pytest.raises(OrganizerError, match="data of benchmark tiny changed"):
+        evaluate(context)
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    """An earlier attempt's pairs and their note."""
+    folder = tmp_path / "earlier"
+    folder.mkdir()
+    (folder / "pitch.parquet").write_bytes(b"pairs" * 10_000)
+    (folder / "pitch.json").write_text('{"weights": "w", "score": {}}')
+    return folder / "pitch.json"
+
+
+def test_predictions_are_taken_over_whole_or_not_at_all(note: Path, tmp_path: Path) -> None:
+    """A kill at any moment of the copying leaves no note without its pairs, and nothing half under a final name."""
+    folder = tmp_path / "later"
+    step, was_killed = 0, True
+    while was_killed:
+        step += 1
+        folder.mkdir()
+        was_killed = kills.is_killed_at(step, folder, lambda _touch: adopt_predictions(note, folder))
+        found = {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+        assert all(content == (note.parent / name).read_bytes() for name, content in found.items())
+        assert "pitch.json" not in found or "pitch.parquet" in found
+        if was_killed:
+            shutil.rmtree(folder)
+    assert len(found) == 2
+    assert step > 4
+
+
+def test_predictions_taken_over_on_a_full_disk_leave_nothing(note: Path, tmp_path: Path) -> None:
+    """Half a table of pairs must not stand where a whole one is looked for."""
+    folder = tmp_path / "later"
+    folder.mkdir()
+    with full_disk.after(1_000), pytest.raises(OSError, match="File too large"):
+        adopt_predictions(note, folder)
+    assert list(folder.iterdir()) == []
