@@ -4,8 +4,6 @@ protocol.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ranker.config import Benchmark, Track
 from ranker.data.store import data_digest
 from ranker.errors import UsageError
@@ -49,11 +47,6 @@ def shard_patterns(track: Track) -> list[str]:
     """All shards that a track's active tasks train and test on, as the benchmark names them."""
     splits = [split for task in track.active_tasks for split in (task.train, task.test) if split is not None]
     return [pattern for split in splits for pattern in split.shards]
-
-
-def data_root(home: Home, benchmark: Benchmark) -> Path:
-    """Folder of a benchmark's shards."""
-    return home.data / benchmark.name
 
 
 def _reasons(
