@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ranker.errors import ConfigError
+from ranker.errors import ConfigError, MissingError
 from ranker.lalm import decoder as decoders
 from ranker.lalm.model import AudioLanguageModel, Example
 
@@ -111,6 +111,16 @@ def test_decoder_is_refused_by_an_unknown_name() -> None:
     """A typo in a recipe is a configuration error that names what there is."""
     with pytest.raises(ConfigError, match="known are smollm2-135m and"):
         decoders.locate("smollm3")
+
+
+def test_half_a_download_of_the_decoder_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights without their configuration and tokenizer are no decoder; what lacks is named, and what to do."""
+    monkeypatch.setenv("RANKER_CACHE", str(tmp_path))
+    folder = tmp_path / decoders.CHALLENGE_DECODER
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(MissingError, match=r"config\.json, tokenizer\.json expected in .*download HuggingFaceTB"):
+        decoders.locate(decoders.CHALLENGE_DECODER)
 
 
 def test_more_layers_than_there_are_is_refused() -> None:

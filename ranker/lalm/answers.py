@@ -14,6 +14,7 @@ from ranker.sandbox.base import Encoder, Features
 
 _TOGETHER = 64
 _TOGETHER_S = 400.0
+_TOGETHER_FRAMES = 60_000  # padded; an encoder with very many frames takes longer, and no more memory than others
 
 
 def answer(
@@ -43,14 +44,16 @@ def answer(
 def _together(
     encoded: Iterator[tuple[tuple[Excerpt, ...], list[Features]]],
 ) -> Iterator[list[tuple[Excerpt, Features]]]:
-    """Cut a stream of encoded calls into chunks to be answered in one batch, bounded in clips and in seconds."""
+    """Cut a stream of encoded calls into chunks to be answered in one batch, bounded in clips, seconds and frames."""
     chunk: list[tuple[Excerpt, Features]] = []
-    seconds = 0.0
+    seconds, longest = 0.0, 0
     for call, features in encoded:
         for item in zip(call, features, strict=True):
-            if chunk and (len(chunk) == _TOGETHER or seconds + item[0].duration_s > _TOGETHER_S):
+            longest = max(longest, len(item[1]))
+            too_many = len(chunk) == _TOGETHER or (len(chunk) + 1) * longest > _TOGETHER_FRAMES
+            if chunk and (too_many or seconds + item[0].duration_s > _TOGETHER_S):
                 yield chunk
-                chunk, seconds = [], 0.0
+                chunk, seconds, longest = [], 0.0, len(item[1])
             chunk.append(item)
             seconds += item[0].duration_s
     if chunk:

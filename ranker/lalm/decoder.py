@@ -57,10 +57,11 @@ def locate(name: str) -> DecoderFiles:
     if name == CHALLENGE_DECODER:
         folder = model_cache() / name
         weights = folder / "model.safetensors"
-        if not weights.is_file():
+        missing = [file for file in (weights.name, "config.json", "tokenizer.json") if not (folder / file).is_file()]
+        if missing:
             raise MissingError(
-                f"the decoder {name} is not there: expected {weights}; "
-                f"download HuggingFaceTB/SmolLM2-135M into {folder}"
+                f"the decoder {name} is not whole: {', '.join(missing)} expected in {folder}; "
+                "download HuggingFaceTB/SmolLM2-135M into that folder"
             )
         layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
         return DecoderFiles(name=name, weights=weights, digest=file_digest(weights), layers=layers, stand_in=None)
