@@ -43,6 +43,17 @@ def test_only_clips_of_exactly_equal_length_share_a_call(clips: tuple[Clip, ...]
     assert all(len({excerpt.length for excerpt in call}) == 1 for call in plan)
 
 
+def test_a_call_holds_no_more_audio_than_one_clip_may(tmp_path: Path) -> None:
+    """Time and memory of a call are limited; an encoder that can take the longest clip can take any batch of ours."""
+    write_tones(tmp_path / "long.tar", [12.0] * 5 + [40.0] * 2)
+    excerpts = [
+        training_excerpt(clip, 0, seed=1, crops=2, max_s=30.0) for clip in index_shard(tmp_path / "long.tar").clips
+    ]
+    plan = calls(excerpts, batch_invariant=True)
+    assert sorted(len(call) for call in plan) == [1, 1, 1, 2, 2]
+    assert max(sum(excerpt.duration_s for excerpt in call) for call in plan) <= 30.0
+
+
 def test_encoders_that_mind_their_company_get_none(clips: tuple[Clip, ...]) -> None:
     """Canonical features: one clip per call."""
     plan = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=False)
