@@ -38,7 +38,8 @@ from ranker.metrics import Pair, blind_answer, blind_value
 from ranker.metrics import evaluate as compute_metric
 from ranker.queue import NewScore
 from ranker.sandbox.backends import open_sandbox
-from ranker.sandbox.base import Encoder, EncoderSpec
+from ranker.sandbox.base import EncoderSpec
+from ranker.sandbox.witness import Witness, confirm
 from ranker.types import Condition, EncoderSource, Progress, SandboxName, Stage
 
 _STANDARDIZED_OVER = 2_000
@@ -52,6 +53,7 @@ class _Run:
     benchmark: Benchmark
     condition: Condition
     batch_invariant: bool
+    output_dim: int
     steps_taken_over: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
@@ -104,11 +106,19 @@ def evaluate(context: JobContext) -> Outcome:
     )
     tree = context.home.submissions / context.submission.digest / "tree"
     _require_same_tree(context, tree)
-    spec = EncoderSpec(tree=tree, source=source, seed=recipe.seed, threads=threads, max_frames=recipe.max_frames)
+    spec = EncoderSpec(
+        tree=tree,
+        source=source,
+        seed=recipe.seed,
+        threads=threads,
+        max_frames=recipe.max_frames,
+        output_dim=run.output_dim,
+    )
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
-    with sandbox.start(spec, service.limits) as encoder:
+    with sandbox.start(spec, service.limits) as started:
+        encoder = Witness(started)
         model = AudioLanguageModel(
             network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.random_key
         )
@@ -116,6 +126,9 @@ def evaluate(context: JobContext) -> Outcome:
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
         scores = [_score(run, task, model, encoder, weights) for task in run.tasks]
+    context.report(Progress(stage=Stage.CHECK))
+    confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
+    run.lap(Stage.CHECK)
     manifest = {
         "submission": asdict(context.submission),
         "sandbox": sandbox.name,
@@ -156,6 +169,7 @@ def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
         benchmark=benchmark,
         condition=condition,
         batch_invariant=bool(check["encoder"]["batch_invariant"]),
+        output_dim=int(check["encoder"]["output_dim"]),
     )
     if condition.measurement != benchmark.measurement_digest(condition.track):
         raise OrganizerError(
@@ -196,7 +210,7 @@ def _fixed_threads(run: _Run) -> int:
         return threads
 
 
-def _trained(run: _Run, model: AudioLanguageModel, encoder: Encoder) -> str:
+def _trained(run: _Run, model: AudioLanguageModel, encoder: Witness) -> str:
     """Train `model` in place, or take over what an earlier attempt finished; returns the weights' digest."""
     final = run.folder / f"step-{run.condition.steps:08d}"
     checkpoint = latest_checkpoint(run.earlier)
@@ -212,7 +226,7 @@ def _trained(run: _Run, model: AudioLanguageModel, encoder: Encoder) -> str:
     return decoders.file_digest(final / "trained.safetensors")
 
 
-def _train(run: _Run, model: AudioLanguageModel, encoder: Encoder, checkpoint: Path | None) -> None:
+def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: Path | None) -> None:
     recipe, steps, report = run.benchmark.recipe, run.condition.steps, run.context.report
     plan = curriculum(
         run.benchmark.track(run.condition.track),
@@ -238,6 +252,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Encoder, checkpoint: P
 
     with store:
         store.fill(lambda done, total: report(Progress(stage=Stage.ENCODE, done=done, total=total)))
+        encoder.end_stage(run.folder, "training")
         if recipe.feature_standardize:
             model.standardize(store.get(excerpt) for excerpt in islice(excerpts.values(), _STANDARDIZED_OVER))
         run.lap(Stage.ENCODE)
@@ -262,7 +277,7 @@ def _take_over_log(run: _Run, checkpoint: Path) -> None:
     run.steps_taken_over = done
 
 
-def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder, weights: str) -> NewScore:
+def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, weights: str) -> NewScore:
     """Answer and score one task. Its pairs go to `predictions/<task>.parquet`, its value beside them, written last."""
     folder = run.folder / "predictions"
     folder.mkdir(exist_ok=True)
@@ -278,7 +293,7 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder, w
     return NewScore(task=task.name, predictions=str(path), **score)
 
 
-def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder) -> dict[str, object]:
+def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness) -> dict[str, object]:
     recipe, report = run.benchmark.recipe, run.context.report
     clips = [clip for shard in read_split(run.data, task.test.shards) for clip in shard.clips]
     report(Progress(stage=Stage.GENERATE, task=task.name, done=0, total=len(clips)))
@@ -293,6 +308,7 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Encoder)
         batch_invariant=run.batch_invariant,
         on_progress=lambda done: report(Progress(stage=Stage.GENERATE, task=task.name, done=done, total=len(clips))),
     )
+    encoder.end_stage(run.folder, f"task-{task.name}")
     run.lap(Stage.GENERATE)
     report(Progress(stage=Stage.SCORE, task=task.name))
     scored = [

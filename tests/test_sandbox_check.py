@@ -270,6 +270,7 @@ def call_report(shape: list[int], dtype: str = "torch.float32", mask: list[int] 
     ("found", "words"),
     [
         (call_report([2, 10, 4]), []),
+        (call_report([2, 100, 4_000]), ["output_dim = 4"]),
         (call_report([2, 10, 4], "torch.bfloat16", [2, 10]), []),
         (call_report([2, 10, 4], "torch.int64"), ["float tensor"]),
         (call_report([2, 40]), ["float tensor"]),
@@ -280,7 +281,7 @@ def call_report(shape: list[int], dtype: str = "torch.float32", mask: list[int] 
 )
 def test_shapes_are_judged_without_the_numbers(found: CallReport, words: list[str]) -> None:
     """Each wrong thing is one sentence; several at once are all told."""
-    violations = found.violations(batch=2, output_dim=4, max_frames=100)
+    violations = found.violations(batch=2, output_dim=4, max_frames=100, max_bytes=2_000_000)
     assert len(violations) == len(words)
     assert all(word in violation for word, violation in zip(words, violations, strict=True))
 

@@ -35,7 +35,7 @@ class EncoderSpec:
 
     `seed` seeds Python, numpy and torch before the submission is imported. `threads` is the number of CPU threads
     (None: as many as the limits' `cpus`, rounded up). `max_frames` bounds the features of one clip (None: the recipe's
-    default).
+    default). `output_dim` is what the check found; another one is a violation (None: not known yet).
     """
 
     tree: Path
@@ -43,6 +43,7 @@ class EncoderSpec:
     seed: int = 42
     threads: int | None = None
     max_frames: int | None = None
+    output_dim: int | None = None
 
 
 class Encoder(Protocol):

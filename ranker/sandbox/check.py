@@ -18,12 +18,13 @@ from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, EncoderSpec, Features
 from ranker.sandbox.client import EncoderClient
-from ranker.sandbox.contract import FileReport
+from ranker.sandbox.contract import FileReport, changed_output_dim
 from ranker.sandbox.faults import plain
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import EncoderSource
 
 MAX_PYTHON_FILES = 60
+MAX_LISTED = 10
 IGNORED_FOLDERS = {"__MACOSX", "__pycache__"}
 # Two features count as equal within this share of the larger one's greatest value: what float32 loses in another order
 # of sums.
@@ -122,7 +123,9 @@ def choose(reports: Sequence[FileReport]) -> FileReport:
         single = [report for report in single if report.name.endswith("encoder.py")] or single
     if len(single) == 1:
         return single[0]
-    listed = "; ".join(f"{plain(r.name, 100)}: {_found(r)}" for r in reports)
+    listed = "; ".join(f"{plain(r.name, 100)}: {_found(r)}" for r in reports[:MAX_LISTED])
+    if len(reports) > MAX_LISTED:
+        listed += f"; and {len(reports) - MAX_LISTED} more files"
     count = "none" if not single else f"{len(single)} of them"
     raise ParticipantError(
         [
@@ -183,7 +186,7 @@ def check_encoder(sandbox: ServedSandbox, spec: EncoderSpec, limits: Limits) -> 
         seconds = time.monotonic() - started
         shortest = _shortest(client)
         again = client.encode([short[0]])[0]
-    second = _second_process(sandbox, spec, limits, [*short, long])
+    second = _second_process(sandbox, spec, limits, [*short, long], client.output_dim)
     _must_repeat(first, again, second)
     return CheckResult(
         root=spec.source.root,
@@ -226,12 +229,12 @@ def _all_near(client: EncoderClient, clips: list[Audio], alone: list[Features]) 
     return all(near(one, other) for one, other in zip(client.encode(clips), alone, strict=True))
 
 
-def near(one: Features, other: Features) -> bool:
-    """Whether two features are the same but for rounding: TOLERANCE of the greatest absolute value."""
+def near(one: Features, other: Features, tolerance: float = TOLERANCE) -> bool:
+    """Whether two features are the same but for rounding: `tolerance` of the greatest absolute value."""
     if one.shape != other.shape:
         return False
     scale = float(max(np.abs(one).max(), np.abs(other).max()))
-    return bool(np.abs(one - other).max() <= TOLERANCE * scale)
+    return bool(np.abs(one - other).max() <= tolerance * scale)
 
 
 def _shortest(client: EncoderClient) -> float:
@@ -241,10 +244,14 @@ def _shortest(client: EncoderClient) -> float:
     return 1.0
 
 
-def _second_process(sandbox: ServedSandbox, spec: EncoderSpec, limits: Limits, clips: list[Audio]) -> list[Features]:
+def _second_process(
+    sandbox: ServedSandbox, spec: EncoderSpec, limits: Limits, clips: list[Audio], output_dim: int
+) -> list[Features]:
     """The same clips in a fresh process, last one first: neither process nor order may matter."""
     with sandbox.connect(spec, limits) as client:
         violations = client.load(spec.source).violations()
+        if not violations and client.output_dim != output_dim:
+            violations = [changed_output_dim(output_dim, client.output_dim)]
         if violations:
             raise ParticipantError(violations)
         return [client.encode([clip])[0] for clip in reversed(clips)][::-1]

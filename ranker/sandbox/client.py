@@ -19,7 +19,7 @@ from ranker.config import Limits, Recipe
 from ranker.errors import ParticipantError
 from ranker.sandbox import wire
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
-from ranker.sandbox.contract import MAX_OUTPUT_DIM, CallReport, FileReport, LoadReport, split_features
+from ranker.sandbox.contract import CallReport, FileReport, LoadReport, max_feature_bytes, split_features
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence
 from ranker.types import EncoderSource
 
@@ -100,6 +100,8 @@ class EncoderClient:
         request = {"op": "load", "module": source.module, "attribute": source.attribute}
         header, _ = self._ask(Phase.LOADING, request, timeout_s=self._limits.load_timeout_s)
         report = self._parse(LoadReport, header, Phase.LOADING)
+        if source.attribute is not None and report.attribute != source.attribute:
+            raise self._fail(Seen.NONSENSE, Phase.LOADING, "it claims to have loaded another class than was asked for")
         self._loaded = report
         return report
 
@@ -123,20 +125,21 @@ class EncoderClient:
             "max_frames": self._max_frames,
         }
         subject = _words(lengths)
-        size = self.loaded.output_dim if self.loaded.output_dim is not None else MAX_OUTPUT_DIM
-        bound = len(clips) * self._max_frames * (min(size, MAX_OUTPUT_DIM) + 1) * 4
+        masks = len(clips) * self._max_frames * 4
         header, numbers = self._ask(
             Phase.ENCODING,
             request,
             clips=clips,
-            max_payload=bound,
+            max_payload=max_feature_bytes(lengths) + masks,
             timeout_s=self._limits.call_timeout_s,
             subject=subject,
         )
         report = self._parse(CallReport, header, Phase.ENCODING)
-        return self._judge_call(report, numbers, len(clips), subject)
+        return self._judge_call(report, numbers, lengths, subject)
 
-    def _judge_call(self, report: CallReport, numbers: npt.NDArray[np.float32], batch: int, subject: str) -> Call:
+    def _judge_call(
+        self, report: CallReport, numbers: npt.NDArray[np.float32], lengths: Sequence[int], subject: str
+    ) -> Call:
         if report.error is not None:
             if is_allocation_failure(f"{report.error.type}: {report.error.message}"):
                 sentence = memory_sentence(f"while it encoded {subject}: {report.error.words()}", self._limits)
@@ -144,7 +147,9 @@ class EncoderClient:
                 sentence = f"the encoder raised an exception on {subject}: {report.error.words()}"
             return Call(report=report, features=[], violations=[sentence])
         dim = self.loaded.output_dim
-        found = report.violations(batch=batch, output_dim=dim, max_frames=self._max_frames)
+        found = report.violations(
+            batch=len(lengths), output_dim=dim, max_frames=self._max_frames, max_bytes=max_feature_bytes(lengths)
+        )
         if found or report.features is None:
             return Call(report=report, features=[], violations=[f"on {subject}, {violation}" for violation in found])
         rows, frames, size = report.features.shape

@@ -6,16 +6,34 @@ at them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from ranker.sandbox.base import SAMPLE_RATE_HZ
 from ranker.sandbox.faults import plain
 
 MAX_OUTPUT_DIM = 65_536
+# The features of one call may take this much memory of ours for each second of audio, and for GRACE_S more per clip,
+# since some encoders pad every clip to 30 s: 50 frames/s of 10,000 numbers. Frames and output_dim at their own limits
+# would be 8 GB for one clip, sent by a process that need not hold them itself.
+FEATURE_BYTES_PER_S = 2**21
+GRACE_S = 30
+# Beyond this, squares and sums in float32 overflow, and the training loss is no number any more: not our failure.
+MAX_MAGNITUDE = 1e12
+
+
+def _identifier(name: str) -> str:
+    if not name.isidentifier():
+        raise ValueError("not a Python name")
+    return name
+
+
 Text = Annotated[str, Field(max_length=1000)]
+Name = Annotated[str, Field(max_length=100), AfterValidator(_identifier)]  # shown to people, and loaded again later
 Size = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -42,15 +60,15 @@ class FileReport(_Report):
     """One Python file of the root folder: attributes whose name ends in `Encoder`, or why it could not be imported."""
 
     name: Text
-    candidates: Annotated[list[Text], Field(max_length=20)]
+    candidates: Annotated[list[Name], Field(max_length=20)]
     error: Raised | None
 
 
 class LoadReport(_Report):
     """What the constructed encoder looks like. `stage` is how far it came: import, choose, construct or done."""
 
-    attribute: Text | None
-    candidates: Annotated[list[Text], Field(max_length=20)]
+    attribute: Name | None
+    candidates: Annotated[list[Name], Field(max_length=20)]
     error: Raised | None
     stage: Text
     needs: Annotated[list[Text], Field(max_length=20)]
@@ -129,8 +147,11 @@ class CallReport(_Report):
     sent: bool
     seconds: Seconds
 
-    def violations(self, *, batch: int, output_dim: int | None, max_frames: int) -> list[str]:
+    def violations(self, *, batch: int, output_dim: int | None, max_frames: int, max_bytes: int) -> list[str]:
         """Every way in which what was returned breaks the contract, by its types and shapes alone."""
+        return self._structure_violations(batch, output_dim, max_frames) or self._size_violations(max_bytes)
+
+    def _structure_violations(self, batch: int, output_dim: int | None, max_frames: int) -> list[str]:
         if self.length is None or self.kind not in {"tuple", "list"}:
             bare = " (a bare tensor was enough for an older checker)" if self.features is not None else ""
             found = [f"the encoder must return (features, mask), but returned a {plain(self.kind, 100)}{bare}"]
@@ -159,6 +180,18 @@ class CallReport(_Report):
             found.append(f"features may have at most {max_frames} frames for one clip, but have {frames}")
         return found
 
+    def _size_violations(self, max_bytes: int) -> list[str]:
+        if self.features is None:
+            return []
+        rows, frames, size = self.features.shape
+        bytes_ = rows * frames * size * 4
+        if bytes_ <= max_bytes:
+            return []
+        return [
+            f"features may take at most {max_bytes / 1e6:,.0f} MB as float32 here, but take {bytes_ / 1e6:,.0f} MB; "
+            "return fewer frames or a smaller output_dim"
+        ]
+
     def _mask_violations(self) -> list[str]:
         if self.mask is None or self.features is None or len(self.features.shape) < 2:
             return []
@@ -166,6 +199,16 @@ class CallReport(_Report):
             wanted = f"a tensor of shape {self.features.shape[:2]}, one number for each frame"
             return [f"the returned mask must be None or {wanted}, but is {self.mask.words()}"]
         return []
+
+
+def changed_output_dim(before: int, now: int) -> str:
+    """The sentence for an encoder whose output_dim is not what it was."""
+    return f"output_dim must be the same in every run, but was {before} in the check and is {now} now"
+
+
+def max_feature_bytes(lengths: Sequence[int]) -> int:
+    """Bytes that the features of one call may take, for clips of so many samples at 16 kHz."""
+    return int(sum(length / SAMPLE_RATE_HZ + GRACE_S for length in lengths) * FEATURE_BYTES_PER_S)
 
 
 Frames = npt.NDArray[np.float32]
@@ -187,4 +230,8 @@ def split_features(features: Frames, mask: Frames | None) -> tuple[list[Frames],
         found.append(
             f"features must be finite, but {bad} of {sum(row.size for row in kept)} numbers are NaN or infinite"
         )
+    else:
+        largest = max((float(np.abs(row).max()) for row in kept if row.size), default=0.0)
+        if largest > MAX_MAGNITUDE:
+            found.append(f"features must lie within {MAX_MAGNITUDE:g} of zero, but reach {largest:g}")
     return kept, found

@@ -33,9 +33,10 @@ PREAMBLE = struct.Struct("!4sIQ")
 SUFFIX = "Encoder"
 MAX_TEXT = 600
 MAX_NAME = 100
-MAX_OUTPUT_DIM = 65_536
 MAX_FRAMES_OF_TRACEBACK = 6
 MAX_CANDIDATES = 20
+SAMPLE_RATE_HZ = 16_000
+BYTES_PER_S, GRACE_S = 2**21, 30  # as in ranker/sandbox/contract.py
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 OLD_HABITS = ("sampling_rate", "hop_size_in_ms")
@@ -255,7 +256,7 @@ class Server:
                 arguments = (audio, mask if header["mask"] else None)
                 result = self.encoder(*(arguments if self.takes_mask else arguments[:1]))
                 report["seconds"] = time.monotonic() - started
-                numbers = self.describe_result(result, report, len(header["lengths"]), header["max_frames"])
+                numbers = self.describe_result(result, report, header)
         except BaseException as error:  # noqa: BLE001  theirs to raise, SystemExit too
             report["error"] = self.describe_error(error)
             report["sent"], numbers = False, []
@@ -276,7 +277,7 @@ class Server:
             start += length
         return audio, mask
 
-    def describe_result(self, result: Any, report: dict[str, Any], batch: int, max_frames: int) -> list[Any]:
+    def describe_result(self, result: Any, report: dict[str, Any], header: dict[str, Any]) -> list[Any]:
         """Fill `report`; the arrays to send, or none where the client could not use them anyway."""
         report["kind"] = short(type(result).__name__)
         if isinstance(result, self.torch.Tensor):
@@ -296,7 +297,9 @@ class Server:
         ]
         if not all(usable) or features is None or features.ndim != 3 or not features.is_floating_point():
             return []
-        if features.shape[0] != batch or features.shape[1] > max_frames or features.shape[2] > MAX_OUTPUT_DIM:
+        room = sum(length / SAMPLE_RATE_HZ + GRACE_S for length in header["lengths"]) * BYTES_PER_S
+        fits = features.shape[1] <= header["max_frames"] and features.numel() * 4 <= room
+        if features.shape[0] != len(header["lengths"]) or not fits:
             return []
         if mask is not None and tuple(mask.shape) != tuple(features.shape[:2]):
             return []
@@ -383,7 +386,8 @@ class Server:
 
 def candidates(module: types.ModuleType) -> list[str]:
     """Names of a module's attributes, defined or imported there, that end in `Encoder`."""
-    return sorted(name[:MAX_NAME] for name in vars(module) if name.endswith(SUFFIX))[:MAX_CANDIDATES]
+    names = (name for name in vars(module) if name.isidentifier() and len(name) <= MAX_NAME)
+    return sorted(name for name in names if name.endswith(SUFFIX))[:MAX_CANDIDATES]
 
 
 def required_arguments(factory: Any) -> list[str]:

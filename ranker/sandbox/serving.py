@@ -14,6 +14,7 @@ from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import Availability, Encoder, EncoderSpec
 from ranker.sandbox.client import DEFAULT_MAX_FRAMES, Confined, EncoderClient, accept
+from ranker.sandbox.contract import changed_output_dim
 from ranker.sandbox.environment import Launch, threads_for
 from ranker.sandbox.owner import make_folder, reap_folders
 from ranker.types import SandboxName
@@ -75,6 +76,8 @@ class ServedSandbox(ABC):
         """See `base.Sandbox.start`."""
         with self.connect(spec, limits) as client:
             violations = client.load(spec.source).violations()
+            if not violations and spec.output_dim not in {None, client.output_dim}:
+                violations = [changed_output_dim(spec.output_dim, client.output_dim)]
             if violations:
                 raise ParticipantError(violations)
             yield client
