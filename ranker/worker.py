@@ -280,7 +280,9 @@ def _snapshot(engine: Engine, submission_id: str) -> SubmissionSnapshot:
 def _logging_to(path: Path) -> Iterator[None]:
     """Send ranker's log, and all that libraries print to file descriptors 1 and 2, to one file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
     ranker_log = logging.getLogger("ranker")
     level = ranker_log.level
     ranker_log.addHandler(handler)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -365,3 +366,19 @@ def test_importing_the_worker_loads_no_torch() -> None:
     """Attacks start-up time: torch comes with the handler that needs it."""
     code = "import sys, ranker.worker, ranker.executors.local; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_log_times_are_utc(engine: Engine, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever zone the machine is in: a log is read beside the database's times, and says its zone."""
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        enqueue(engine)
+        before = datetime.now(UTC).replace(microsecond=0)
+        do(home, lambda context: Outcome(result={}))
+        after = datetime.now(UTC)
+    time.tzset()
+    (log,) = home.runs.rglob("worker.log")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert len(lines) >= 2
+    assert all(before <= datetime.fromisoformat(line.split(" ")[0]) <= after for line in lines)
