@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from tones import write_tones
 
-from ranker.data.shards import Clip, index_shard
+from ranker.data.shards import Clip, index_shard, write_shard
+from ranker.errors import OrganizerError
 from ranker.lalm.features import Excerpt, FeatureStore, calls, encode_calls, training_excerpt
 from ranker.sandbox.base import Audio, Features
 
@@ -52,6 +55,16 @@ def test_a_call_holds_no_more_audio_than_one_clip_may(tmp_path: Path) -> None:
     plan = calls(excerpts, batch_invariant=True)
     assert sorted(len(call) for call in plan) == [1, 1, 1, 2, 2]
     assert max(sum(excerpt.duration_s for excerpt in call) for call in plan) <= 30.0
+
+
+def test_a_clip_of_which_nothing_is_left_is_named(tmp_path: Path) -> None:
+    """One sample at 48 kHz is none at 16 kHz: the organizer's data, not a call that an encoder could fail."""
+    file = io.BytesIO()
+    soundfile.write(file, np.ones(1), 48_000, format="FLAC")
+    write_shard(tmp_path / "a.tar", [{"__key__": "c0", "flac": file.getvalue(), "json": {"label": "x"}}])
+    (clip,) = index_shard(tmp_path / "a.tar").clips
+    with pytest.raises(OrganizerError, match=r"clip a\.tar:c0: its 1 samples at 48000 Hz"):
+        list(encode_calls(tmp_path, Recording(), [(Excerpt(clip=clip),)]))
 
 
 def test_encoders_that_mind_their_company_get_none(clips: tuple[Clip, ...]) -> None:

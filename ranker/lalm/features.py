@@ -18,6 +18,7 @@ import numpy as np
 
 from ranker.data.audio import crop_start, prepare
 from ranker.data.shards import Clip, read_audio
+from ranker.errors import OrganizerError
 from ranker.sandbox.base import Audio, Encoder, Features
 
 _CALL_CLIPS = 16
@@ -157,4 +158,9 @@ def _read(data: Path, call: Sequence[Excerpt]) -> list[Audio]:
     for excerpt in call:
         waveform, sample_rate_hz = read_audio(data, excerpt.clip)
         audio.append(prepare(waveform, sample_rate_hz, crop_start_s=excerpt.crop_start_s, max_s=excerpt.max_s))
+        if not audio[-1].size:
+            raise OrganizerError(
+                f"clip {excerpt.clip.id}: its {len(waveform)} samples at {sample_rate_hz} Hz leave none at 16 kHz; "
+                "take it out of its shard"
+            )
     return audio
