@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class CaptionModels:
         return SentenceTransformer(str(self.folder), device="cpu", local_files_only=True)
 
 
+@cache
 def caption_models() -> CaptionModels:
     """The sentence model of `FENSE[minilm]`, not loaded yet; raises MissingError if its packages are not there."""
     missing = [package for package, module in _NEEDED.items() if find_spec(module) is None]
