@@ -67,10 +67,12 @@ def take(
 
 
 def finish_check(engine: Engine, fault: Fault | None) -> None:
-    """Claim the one queued check and end it: with a result, or by `fault`."""
+    """Claim the one queued check and end it: with a tree and a result, or by `fault`."""
     claim = queue.claim(engine, worker="w", now=NOW, lease_s=60)
     assert claim is not None
     if fault is None:
+        assert engine.url.database is not None
+        (Path(engine.url.database).parent / "submissions" / DIGEST / "tree").mkdir(exist_ok=True)
         queue.finish(engine, claim, now=NOW, result={"found": 1}, scores=[])
     else:
         queue.fail(engine, claim, now=NOW, fault=fault, reasons=["no"], max_infra_attempts=1, retry_delay_s=1)
@@ -112,6 +114,23 @@ def test_the_same_bytes_are_recognised(home: Home, engine: Engine, archive: Path
     assert (second.is_new, second.job_id, second.submission.team) == (False, first.job_id, "Team Ärmel")
     assert only_submission(engine).received_at == NOW
     assert only_job(engine).status == Status.QUEUED
+
+
+def test_odd_characters_of_a_file_name_are_spelled_out(home: Home, engine: Engine, archive: Path) -> None:
+    """Control codes, direction marks and half characters in a name come with a given team, and reach no terminal."""
+    odd = archive.rename(archive.with_name("\x1b[2J\u202egnp.\udcffzip"))
+    take(home, engine, odd, team="Team")
+    assert only_submission(engine).file_name == "<U+001B>[2J<U+202E>gnp.<U+DCFF>zip"
+
+
+def test_a_tree_that_is_gone_is_unpacked_and_checked_again(home: Home, engine: Engine, archive: Path) -> None:
+    """The advice of an evaluation that misses it, to ingest the ZIP again, leads somewhere; once, not for ever."""
+    take(home, engine, archive)
+    finish_check(engine, None)
+    (submission_folder(home, DIGEST) / "tree").rmdir()
+    assert take(home, engine, archive).is_queued
+    finish_check(engine, None)
+    assert not take(home, engine, archive).is_queued
 
 
 def test_a_finished_check_is_not_repeated(home: Home, engine: Engine, archive: Path) -> None:

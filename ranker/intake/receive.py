@@ -57,9 +57,10 @@ def receive(
 ) -> Received:
     """Keep a ZIP, record it as a submission of `team` (None: the file's stem), and queue its check.
 
-    The same bytes again are recognised: an added report or another `encoder` is recorded and checked again, anything
-    else leaves things as they are. Killed at any moment, the same call completes what is missing. The copying is done
-    before the session's first statement, so that nobody waits for the database meanwhile; the caller commits.
+    The same bytes again are recognised: an added report or another `encoder` is recorded and checked again, and so is
+    a submission whose unpacked tree is gone; anything else leaves things as they are. Killed at any moment, the same
+    call completes what is missing. The copying is done before the session's first statement, so that nobody waits for
+    the database meanwhile; the caller commits.
     Raises UsageError (no such file, bad name, bytes that are another team's), ParticipantError, InfraError.
     """
     if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
@@ -86,7 +87,7 @@ def receive(
                     id=digest[:12],
                     digest=digest,
                     team=given_team or team_name(file.stem),
-                    file_name=file.name.encode(errors="replace").decode(),
+                    file_name=_shown(file.name),
                     size_bytes=size,
                     received_at=now,
                 )
@@ -95,7 +96,7 @@ def receive(
             changed = _amend(submission, encoder, report_digest)
             if report_digest is not None:
                 place(staging / REPORT_NAME, folder / REPORT_NAME)
-            job = _queue_check(session, submission, again=changed, now=now)
+            job = _queue_check(session, submission, again=changed or _is_lost(folder, submission), now=now)
     except OSError as error:
         raise InfraError(f"{file} could not be kept under {home.submissions}: {error}; is the disk full?") from error
     return Received(
@@ -115,6 +116,17 @@ def team_name(name: str) -> str:
             " say --team NAME"
         )
     return kept
+
+
+def _shown(name: str) -> str:
+    """A file's name for people to read: what a terminal or a page would misread is written as U+001B and the like."""
+    return "".join(f"<U+{ord(each):04X}>" if odd_characters(each) else each for each in name)
+
+
+def _is_lost(folder: Path, submission: Submission) -> bool:
+    """Whether the check has succeeded, but what it unpacked is gone: somebody has tidied up, or was told to."""
+    checked = any(job.kind == JobKind.CHECK and job.status == Status.SUCCEEDED for job in submission.jobs)
+    return checked and not (folder / TREE_NAME).is_dir()
 
 
 def _keep(source: Path, target: Path) -> tuple[str, int]:
