@@ -13,7 +13,7 @@ import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ranker import evaluations, scoring, uncertainty
+from ranker import lineup, scoring, uncertainty
 from ranker.config import Benchmark, Task, Track
 from ranker.db.models import Job, Score, Submission
 from ranker.errors import MissingError, OrganizerError
@@ -159,9 +159,9 @@ def ranking_json(board: Board) -> dict[str, Any]:
     }
 
 
-def conditions(session: Session, benchmark: Benchmark, track: str) -> list[evaluations.Choice]:
+def conditions(session: Session, benchmark: Benchmark, track: str) -> list[lineup.Choice]:
     """The boards that `assemble` could make of what has finished, its own choice first. Raises ConfigError."""
-    return [choice for choice, _ in evaluations.finished(session, benchmark, track)]
+    return [choice for choice, _ in lineup.finished(session, benchmark, track)]
 
 
 def assemble(
@@ -200,14 +200,14 @@ def assemble(
 
 def evidence(
     session: Session, home: Home, benchmark: Benchmark, track: str, *, condition: str | None, seed: int | None
-) -> tuple[evaluations.Choice, list[Job], Scores, TaskDraws]:
+) -> tuple[lineup.Choice, list[Job], Scores, TaskDraws]:
     """What a board is made of: the evaluations chosen, their scores, and each score's bootstrap draws, by submission.
 
     Arguments and errors as for `assemble`.
     """
     active = benchmark.track(track)
-    found = evaluations.finished(session, benchmark, track)
-    choice, jobs = evaluations.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
+    found = lineup.finished(session, benchmark, track)
+    choice, jobs = lineup.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
     scores: Scores = {job.submission_id: {score.task: score for score in job.scores} for job in jobs}
     draws = _draws(home, active, scores, (benchmark.name, track, choice.condition.digest, choice.seed))
     return choice, jobs, scores, draws

@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -24,6 +23,7 @@ from ranker.conditions import shard_patterns
 from ranker.config import Benchmark, Task, load
 from ranker.data.shards import read_split
 from ranker.data.store import data_digest
+from ranker.durable import whole_file
 from ranker.errors import InfraError, OrganizerError
 from ranker.intake.archive import describe
 from ranker.job import JobContext, Outcome
@@ -205,7 +205,7 @@ def _fixed_threads(run: _Run) -> int:
     except FileNotFoundError:
         workers = run.context.service.cpu_workers if run.condition.device == "cpu" else 1
         threads = max(1, min(run.benchmark.recipe.threads, (os.cpu_count() or 1) // workers))
-        with _durably(path) as temporary:
+        with whole_file(path) as temporary:
             temporary.write_text(str(threads), encoding="ascii")
         return threads
 
@@ -286,7 +286,7 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, w
         adopt_predictions(earlier, folder)
     else:
         note = {"weights": weights, "score": _measure(run, task, model, encoder)}
-        with _durably(folder / f"{task.name}.json") as temporary:
+        with whole_file(folder / f"{task.name}.json") as temporary:
             temporary.write_text(json.dumps(note), encoding="utf-8")
     score = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))["score"]
     path = (folder / f"{task.name}.parquet").relative_to(run.context.home.root)
@@ -317,7 +317,7 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness)
         for reference in clip.references(task.test.key)
     ]
     result = compute_metric(task.metric, scored, num_classes=task.num_classes)
-    with _durably(run.folder / "predictions" / f"{task.name}.parquet") as temporary:
+    with whole_file(run.folder / "predictions" / f"{task.name}.parquet") as temporary:
         result.items.to_parquet(temporary, index=False)
     blind = _blind(run, task, scored)
     run.lap(Stage.SCORE)
@@ -349,18 +349,5 @@ def _earlier_note(run: _Run, task: Task, weights: str) -> Path | None:
 def adopt_predictions(note: Path, folder: Path) -> None:
     """Copy a task's pairs, then the note with its value, each whole or not at all: a note stands for its pairs."""
     for path in (note.with_suffix(".parquet"), note):
-        with _durably(folder / path.name) as temporary:
+        with whole_file(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)
-
-
-@contextmanager
-def _durably(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which takes the place of `path` once it is on the disk; removed if that fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ranker
+from ranker.durable import whole_file
 from ranker.types import digest_json
 
 _PACKAGES = (
@@ -35,17 +36,8 @@ _PACKAGES = (
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> str:
     """Write `folder/manifest.json` by temporary file, fsync and rename; returns the SHA-256 of its content."""
     digest = digest_json(manifest)
-    temporary = folder / ".manifest.json"
-    with temporary.open("w", encoding="utf-8") as stream:
+    with whole_file(folder / "manifest.json") as file, file.open("w", encoding="utf-8") as stream:
         json.dump(manifest, stream, indent=2, sort_keys=True, ensure_ascii=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / "manifest.json")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # the new name too: what the database says of it is on the disk before the database does
-    finally:
-        os.close(descriptor)
     return digest
 
 

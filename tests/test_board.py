@@ -1,4 +1,4 @@
-"""ranker.board and ranker.evaluations on a real SQLite file and real Parquet files."""
+"""ranker.board and ranker.lineup on a real SQLite file and real Parquet files."""
 
 from __future__ import annotations
 

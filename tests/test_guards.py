@@ -23,11 +23,11 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 
 # Rooms from the ground up. Each may use those of the lines above its own, and nothing else of ranker.
 LAYERS = """
-    errors home types
+    durable errors home types
     config manifest
     data db metrics
     queue sandbox scoring
-    evaluations executors job lalm uncertainty
+    executors job lalm lineup uncertainty
     board conditions doctor intake
     evaluation site
     comparison overview worker

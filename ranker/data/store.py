@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ranker.data.shards import expand_braces, index_shard
+from ranker.durable import flush, whole_file
 from ranker.errors import MissingError, OrganizerError
 from ranker.types import digest_json
 
@@ -54,11 +54,12 @@ def build(
         fresh.mkdir()
         made_from = make(fresh, progress)
         manifest = {**_describe(fresh, root.name, version), "made_from": made_from}
-        _write_durably(fresh / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        with whole_file(fresh / MANIFEST) as file:
+            file.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if root.exists():
             root.rename(old)
         fresh.rename(root)
-        _flush(root.parent)
+        flush(root.parent)
         shutil.rmtree(old, ignore_errors=True)
     return str(manifest["digest"])
 
@@ -109,7 +110,7 @@ def _describe(root: Path, name: str, version: int) -> dict[str, Any]:
     for shard in _shard_names(root):
         path = root / shard
         clips = len(index_shard(path).clips)
-        _flush(path)
+        flush(path)
         shards[shard] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "clips": clips}
     if not shards:
         raise OrganizerError(f"the builder of benchmark {name} made no shard; its folder would be empty")
@@ -151,20 +152,3 @@ def _only_builder(root: Path) -> Iterator[None]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _flush(temporary)
-    temporary.replace(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Flush (fsync) a file's content, or of a folder's entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

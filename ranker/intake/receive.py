@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from ranker import queue
 from ranker.db.models import Job, Submission
+from ranker.durable import flush
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake.archive import odd_characters
-from ranker.intake.staging import flush_folder, place, staging_folder
+from ranker.intake.staging import place, staging_folder
 from ranker.types import JobKind, Status
 
 ARCHIVE_NAME = "submission.zip"
@@ -79,7 +80,7 @@ def receive(
             if not (folder / ARCHIVE_NAME).is_file():
                 folder.mkdir(exist_ok=True)
                 place(staging / ARCHIVE_NAME, folder / ARCHIVE_NAME)
-                flush_folder(home.submissions)
+                flush(home.submissions)
             submission = _known(session, digest, given_team)
             is_new = submission is None
             if submission is None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ranker.durable import flush
+
 
 @contextmanager
 def staging_folder(parent: Path, prefix: str) -> Iterator[Path]:
@@ -32,16 +34,7 @@ def staging_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def place(staged: Path, target: Path) -> None:
     """Rename a flushed file or folder to its place and flush the place's folder. Raises OSError."""
     staged.rename(target)
-    flush_folder(target.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make a folder's list of names survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(target.parent)
 
 
 def flush_tree(folder: Path) -> None:

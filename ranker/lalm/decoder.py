@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ranker.durable import flush
 from ranker.errors import ConfigError, MissingError
 from ranker.home import model_cache
 
@@ -119,7 +119,7 @@ def _converted(files: DecoderFiles) -> Path:
             decoder.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(files.weights.parent, **source).save_pretrained(temporary)
         for path in temporary.iterdir():
-            _sync(path)
+            flush(path)
         try:
             temporary.rename(folder)
         except OSError:  # another process finished the same conversion first; both are equal
@@ -128,11 +128,6 @@ def _converted(files: DecoderFiles) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 @contextmanager

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from ranker.config import Recipe
+from ranker.durable import whole_folder
 from ranker.errors import InfraError, ParticipantError
 from ranker.lalm.model import AudioLanguageModel, Example, seed_everything
 from ranker.types import Precision
@@ -110,7 +108,7 @@ def latest_checkpoint(folders: Sequence[Path]) -> Path | None:
 
 def adopt(checkpoint: Path, folder: Path) -> Path:
     """Copy an earlier attempt's checkpoint into `folder`, whole or not at all; returns the copy."""
-    with _whole(folder / checkpoint.name) as temporary:
+    with whole_folder(folder / checkpoint.name) as temporary:
         for path in checkpoint.iterdir():
             shutil.copyfile(path, temporary / path.name)
     return folder / checkpoint.name
@@ -130,22 +128,6 @@ def _diverged(model: AudioLanguageModel, batch: Sequence[Example], what: str) ->
     return InfraError(f"training failed with {what}, though no feature is larger than {largest:.1e}")
 
 
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` once all of it is on the disk; removed if that fails."""
-    temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=target.parent))
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _save(folder: Path, step: int, model: AudioLanguageModel, optimizer: torch.optim.Optimizer) -> None:
     """Write a checkpoint whole or not at all, then drop all but the last few."""
     moments = {
@@ -153,7 +135,7 @@ def _save(folder: Path, step: int, model: AudioLanguageModel, optimizer: torch.o
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    with _whole(folder / f"step-{step:08d}") as temporary:
+    with whole_folder(folder / f"step-{step:08d}") as temporary:
         model.save_trained(temporary / "trained.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
