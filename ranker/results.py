@@ -10,7 +10,7 @@ from ranker.board import Board, Cell, Interval
 from ranker.site import SubmissionPage, TrackRun
 from ranker.types import Stage
 
-_STAGES = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE)
+_STAGES = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE, Stage.CHECK)
 
 
 def markdown(boards: Sequence[Board], pages: Sequence[SubmissionPage], remarks: str | None) -> str:

@@ -294,6 +294,9 @@ class Ranker:
         built = [path.name for path in sorted(self.home.data.glob("*")) if store.is_built(path)]
         if name is None and not built:
             raise MissingError(f"no benchmark is built under {self.home.data}; run `ranker data build mini`")
+        if name is not None and name not in {*built, *Buildable}:
+            there = ", ".join(built) or "none"
+            raise UsageError(f"{name!r} is no benchmark under {self.home.data}; what is built there: {there}")
         return {each: store.verify(self.home.data / each) for each in ([name] if name else built)}
 
 

@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(InfraError.exit_code)
     except (OSError, DBAPIError) as error:
         found = error.orig if isinstance(error, DBAPIError) else error
-        err.print(Text(f"ranker: {found}; is the disk full, or the home another user's? `ranker doctor` looks at both"))
+        advice = "is the disk full, or the home another user's? `ranker doctor` looks at both, and at the database"
+        err.print(Text(f"ranker: {found}; {advice}"))
         sys.exit(InfraError.exit_code)
 
 
