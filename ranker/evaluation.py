@@ -129,30 +129,36 @@ def evaluate(context: JobContext) -> Outcome:
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
     run.lap(Stage.CHECK)
-    manifest = {
+    facts = {"sandbox": sandbox.name, "threads": threads, "weights": weights, "started_at": _iso(started_at)}
+    digest = write_manifest(run.folder, _manifest(run, scores) | facts)
+    folder = str(run.folder.relative_to(context.home.root))
+    return Outcome(result={"run": folder, "manifest_digest": digest}, scores=tuple(scores))
+
+
+def _manifest(run: _Run, scores: Sequence[NewScore]) -> dict[str, object]:
+    """What the run was of, under which condition, and what it cost."""
+    context, condition = run.context, run.condition
+    return {
         "submission": asdict(context.submission),
-        "sandbox": sandbox.name,
-        "condition": run.condition.to_json(),
-        "condition_digest": run.condition.digest,
-        "recipe": recipe.model_dump(mode="json"),
+        "condition": condition.to_json(),
+        "condition_digest": condition.digest,
+        "recipe": run.benchmark.recipe.model_dump(mode="json"),
         "seed": context.claim.seed,
         "attempt": context.claim.attempt,
         "steps_taken_over": run.steps_taken_over,
-        "started_at": started_at.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "threads": threads,
-        "weights": weights,
+        "finished_at": _iso(datetime.now(UTC)),
         "seconds": run.seconds,
         "peak_memory_gb": peak_memory_gb(),
-        "hardware": hardware(run.condition.device),
+        "hardware": hardware(condition.device),
         "software": software(),
         "scores": {
             score.task: {"metric": score.metric, "value": score.value, "items": score.items} for score in scores
         },
     }
-    digest = write_manifest(run.folder, manifest)
-    folder = str(run.folder.relative_to(context.home.root))
-    return Outcome(result={"run": folder, "manifest_digest": digest}, scores=tuple(scores))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
