@@ -378,10 +378,19 @@ def children(pid: int) -> list[int]:
     return [int(child) for path in listed for child in path.read_text(encoding="ascii").split()]
 
 
+def as_from_a_terminal() -> None:
+    """A shell without job control starts what runs in its background deaf to Ctrl-C; these tests may run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(home: Path, how: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Start an evaluation, and end it by `how` once its first checkpoint lies on the disk."""
     with subprocess.Popen(
-        command(home, "evaluate", "spectrum", "--track", "A"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(home, "evaluate", "spectrum", "--track", "A"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_from_a_terminal,  # noqa: PLW1509  nothing else runs in this process
     ) as process:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not list(home.glob(f"runs/*/*/attempt-0001/step-{CHECKPOINT:08d}/state.json")):

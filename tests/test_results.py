@@ -63,12 +63,12 @@ def test_tasks_stand_with_what_a_deaf_model_would_get() -> None:
 
 
 def test_durations_are_summed_in_the_order_of_the_stages() -> None:
-    """Attacks the times: load, encode, train, generate, score, then all of them, then memory."""
+    """Attacks the times: load, encode, train, generate, score, check, then all of them, then memory."""
     board = small_board()
     text = markdown([board], pages(board), None)
     head, _, *table = rows(text, "team")
-    assert head == ["team", "load", "encode", "train", "generate", "score", "all", "memory"]
-    assert table[0] == ["moonshine", "2", "41", "223", "38", "0", "305", "1.8 GB"]
+    assert head == ["team", "load", "encode", "train", "generate", "score", "check", "all", "memory"]
+    assert table[0] == ["moonshine", "2", "41", "223", "38", "0", "0", "305", "1.8 GB"]
     assert "EPYC 7B13, 2 cores" in text
     assert "sandbox: bubblewrap; attempts: 2." in text
 

@@ -296,9 +296,10 @@ def stale_claim(row: Job) -> queue.Claim:
 def test_a_signal_gives_the_job_back(engine: Engine, home: Home, how: signal.Signals) -> None:
     """Attacks Ctrl-C: the handler cleans up, the job is queued without penalty, the process says `stopped`."""
     enqueue(engine)
-    body = ANNOUNCE + textwrap.dedent(
-        """
+    body = textwrap.dedent(
+        f"""
         try:
+            {ANNOUNCE.strip()}
             while True: os.sched_yield()
         finally:
             (context.home.root / "cleaned").touch()
@@ -315,9 +316,10 @@ def test_a_signal_gives_the_job_back(engine: Engine, home: Home, how: signal.Sig
 def test_a_second_signal_does_not_break_the_clean_up(engine: Engine, home: Home) -> None:
     """Attacks an impatient Ctrl-C: signals during the unwinding are remembered, not raised."""
     enqueue(engine)
-    body = ANNOUNCE + textwrap.dedent(
-        """
+    body = textwrap.dedent(
+        f"""
         try:
+            {ANNOUNCE.strip()}
             while True: os.sched_yield()
         finally:
             os.kill(os.getpid(), signal.SIGINT)
