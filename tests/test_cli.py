@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -296,6 +297,13 @@ def test_a_notice_is_never_cut(width: int) -> None:
     assert "END" in shown
     assert "short" in shown
     assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_substitutes_name_is_shown_whole() -> None:
+    """Attacks honesty by markup: `FENSE[minilm]` shown as `FENSE` would be another metric's name."""
+    board = small_board()
+    columns = (replace(board.columns[0], metric="FENSE[minilm]"), *board.columns[1:])
+    assert "FENSE[minilm]" in rendered(tables.board(replace(board, columns=columns), 200), 200)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 300])

@@ -65,7 +65,8 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], *, with_score: bool
         table.add_column("score", justify="right", no_wrap=True)
         table.add_column("95%", justify="right", style="dim", no_wrap=True)
     for column in columns:
-        table.add_column(f"{column.name}\n{column.metric}", justify="right", no_wrap=True)
+        head = Text(f"{column.name}\n{column.metric}")  # as text: `[minilm]` would be taken for markup
+        table.add_column(head, justify="right", no_wrap=True)
     for row in value.rows:
         score = [_number(row.score), _interval(row)] if with_score else []
         cells = [row.cells.get(column.name) for column in columns]
