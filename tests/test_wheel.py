@@ -64,9 +64,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ranker(installed: Path, home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the installed command as a user outside the checkout would."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RANKER_HOME"))}
     command = [installed / "bin" / "ranker", "--home", home, *arguments]
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=home, env=outside(), capture_output=True, text=True, check=False)
+
+
+def outside() -> dict[str, str]:
+    """Our environment without what would lead Python or ranker back to the checkout."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RANKER_HOME"))}
 
 
 def test_wheel_carries_its_files_inside_its_package(wheel: Path) -> None:
@@ -90,6 +94,7 @@ def test_doctor_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     where = subprocess.run(
         [installed / "bin" / "python", "-c", "import ranker; print(ranker.__file__)"],
         cwd=tmp_path,
+        env=outside(),
         capture_output=True,
         text=True,
         check=True,
