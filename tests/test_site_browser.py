@@ -13,6 +13,7 @@ from boards import HOSTILE, official_board, small_board, submission
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
 
 from ranker.site import render
 
@@ -156,7 +157,8 @@ def test_the_systems_dark_mode_is_followed(page: Chrome) -> None:
     prefer(page, "dark")
     try:
         assert page.execute_script("return getComputedStyle(document.body).backgroundColor") != light
-        assert page.find_element(By.CSS_SELECTOR, ".theme").text == "Light"
+        # The media query's event comes with the next frame that the browser draws, not with the command.
+        WebDriverWait(page, 30).until(lambda shown: shown.find_element(By.CSS_SELECTOR, ".theme").text == "Light")
     finally:
         prefer(page, "light")
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, NoReturn, cast
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 import ranker
 from ranker import service as services
 from ranker.cli import tables
+from ranker.cli.data import data_app
+from ranker.cli.options import (
+    BenchmarkOption,
+    ConditionOption,
+    JsonFlag,
+    SandboxOption,
+    TrackOption,
+    err,
+    out,
+    print_json,
+)
 from ranker.cli.progress import JobDisplay
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 from ranker.types import SandboxName, SubmissionState
@@ -30,30 +38,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Take in, run, score and rank audio encoders of a challenge for large audio language models.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Build and verify benchmarks.")
 app.add_typer(data_app, name="data")
 
 # Every complaint about the command line is a click exception; typer has its own copy of click, or not, by its version.
 Misuse = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 STOPPED = 130
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-BenchmarkOption = Annotated[
-    str | None, typer.Option("--benchmark", "-b", help="Benchmark; default: what configs/service.yaml says.")
-]
-TrackOption = Annotated[str | None, typer.Option("--track", "-t", help="Only this track.")]
-SandboxOption = Annotated[
-    SandboxName | None,
-    typer.Option(
-        "--sandbox", help="Where encoders run; default: configs/service.yaml. `none` is for your own code only."
-    ),
-]
-ConditionOption = Annotated[
-    str | None, typer.Option("--condition", help="Beginning of a condition's digest, where there are several.")
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -303,45 +292,6 @@ def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
         raise typer.Exit(services.MISSING_EXIT_CODE)
 
 
-@data_app.command("build")
-def data_build(
-    context: typer.Context,
-    name: Annotated[services.Buildable, typer.Argument(help="Which benchmark.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option("--packages", file_okay=False, help="field: folder of .deb and .tgz packages, kept and re-used."),
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Build anew though it is there.")] = False,
-) -> None:
-    """Build a benchmark's shards under data/."""
-    service: services.Ranker = context.obj
-    with Progress(console=err, disable=not err.is_terminal) as progress:
-        bar = progress.add_task(f"building {name}", total=None)
-        digest = service.build_data(
-            name,
-            packages,
-            again=again,
-            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
-    out.print(Text(f"{name}: {digest}"))
-
-
-@data_app.command("verify")
-def data_verify(
-    context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Benchmark; default: all that are built.")] = None,
-) -> None:
-    """Compare every byte of built benchmarks with their manifests."""
-    service: services.Ranker = context.obj
-    problems = 0
-    for benchmark, found in service.verify_data(name).items():
-        out.print(Text(f"{benchmark}: {'as built' if not found else f'{len(found)} problems'}"))
-        tables.print_reasons(out, found)
-        problems += len(found)
-    if problems:
-        raise typer.Exit(1)
-
-
 def warn_without_sandbox(sandbox: SandboxName) -> None:
     """Nobody shall run another's code unconfined without having read this."""
     if sandbox is SandboxName.NONE:
@@ -349,8 +299,3 @@ def warn_without_sandbox(sandbox: SandboxName) -> None:
             "[bold red]warning:[/] --sandbox none: submitted code runs with all your rights. "
             "Use it for your own code only; every score will be marked."
         )
-
-
-def print_json(value: Any) -> None:
-    """JSON on standard output, whole and unstyled."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
