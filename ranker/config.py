@@ -47,8 +47,8 @@ class TestSplit(_Strict):
 class Task(_Strict):
     """One column of the leaderboard.
 
-    `worst`, `best`, `weight` and `group` belong to the ranking alone: changing them needs no new run. `confound` says
-    in a sentence what else the label goes with, and is shown beside every score of the task.
+    `worst`, `best`, `weight`, `group` and `test_items` belong to the ranking alone: changing them needs no new run.
+    `confound` says in a sentence what else the label goes with, and is shown beside every score of the task.
     """
 
     name: Name
@@ -60,6 +60,10 @@ class Task(_Strict):
     best: float = Field(default=1.0, allow_inf_nan=False)
     weight: Share = 1.0
     group: Group = Group.PUBLIC
+    test_items: int | None = Field(
+        default=None, ge=1, description="scored test pairs, as published; a size where none was counted here"
+    )
+    labels: int | None = Field(default=None, ge=1, description="labels that the official table counts")
     enabled: bool = True
     note: str | None = None
     confound: str | None = None
