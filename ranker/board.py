@@ -192,7 +192,7 @@ def assemble(
         seed=choice.seed,
         condition=choice.condition,
         demonstration=choice.condition.demonstration,
-        columns=tuple(_column(task, rows, scores) for task in active.active_tasks),
+        columns=tuple(_column(active, task, rows, scores) for task in active.active_tasks),
         rows=rows,
         made_at=now,
     )
@@ -302,7 +302,7 @@ def _compared(rows: list[Row], whole: dict[str, uncertainty.Draws]) -> tuple[Row
     return tuple(compared)
 
 
-def _column(task: Task, rows: tuple[Row, ...], scores: Scores) -> TaskColumn:
+def _column(track: Track, task: Task, rows: tuple[Row, ...], scores: Scores) -> TaskColumn:
     found = [by_task[task.name] for by_task in scores.values() if task.name in by_task]
     blind = next((score.blind for score in found if score.blind is not None), None)
     return TaskColumn(
@@ -313,7 +313,7 @@ def _column(task: Task, rows: tuple[Row, ...], scores: Scores) -> TaskColumn:
         metric=found[0].metric if found else task.metric,
         worst=task.worst,
         best=task.best,
-        weight=task.weight,
+        weight=track.weight_of(task),
         items=found[0].items if found else None,
         blind=blind,
         signal=_signal(task, [row.cells[task.name] for row in rows if task.name in row.cells], blind),

@@ -4,6 +4,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ranker.errors import ConfigError
-from ranker.types import Domain, Group, MetricName, Precision, SandboxName, TrackKind, digest_json
+from ranker.types import Domain, Group, MetricName, Precision, SandboxName, TrackKind, Weighting, digest_json
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Share = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -44,18 +45,16 @@ class TestSplit(_Strict):
     max_new_tokens: int | None = Field(default=None, ge=1)
 
 
-class Task(_Strict):
-    """One column of the leaderboard.
+class RankedTask(_Strict):
+    """One column of a ranking: all that a raw score's weight in it depends on. Changing any of it needs no new run.
 
-    `worst`, `best`, `weight`, `group` and `test_items` belong to the ranking alone: changing them needs no new run.
-    `confound` says in a sentence what else the label goes with, and is shown beside every score of the task.
+    `metric` is the raw score's name. `test_items` is needed where the track says `weights: test_items`.
     """
 
     name: Name
     title: str
-    domain: Domain
-    metric: MetricName
-    num_classes: int | None = Field(default=None, ge=1, description="columns of the class matrix; mAP only")
+    domain: Domain | None = None
+    metric: str | None = None
     worst: float = Field(default=0.0, allow_inf_nan=False)
     best: float = Field(default=1.0, allow_inf_nan=False)
     weight: Share = 1.0
@@ -63,21 +62,36 @@ class Task(_Strict):
     test_items: int | None = Field(
         default=None, ge=1, description="scored test pairs, as published; a size where none was counted here"
     )
-    labels: int | None = Field(default=None, ge=1, description="labels that the official table counts")
     enabled: bool = True
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _rankable(self) -> Self:
+        if self.worst == self.best:
+            raise ValueError(f"task {self.name}: worst and best are both {self.best}; a score could not be normalised")
+        if not self.enabled and self.note is None:
+            raise ValueError(f"task {self.name}: a task that is switched off says why in its note")
+        return self
+
+
+class Task(RankedTask):
+    """One column of the leaderboard that ranker measures itself.
+
+    `confound` says in a sentence what else the label goes with, and is shown beside every score of the task.
+    """
+
+    domain: Domain
+    metric: MetricName
+    num_classes: int | None = Field(default=None, ge=1, description="columns of the class matrix; mAP only")
+    labels: int | None = Field(default=None, ge=1, description="labels that the official table counts")
     confound: str | None = None
     train: TrainSplit | None = None
     test: TestSplit
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.worst == self.best:
-            raise ValueError(f"task {self.name}: worst and best are both {self.best}; a score could not be normalised")
+    def _measurable(self) -> Self:
         if (self.metric is MetricName.MAP) != (self.num_classes is not None):
             raise ValueError(f"task {self.name}: num_classes goes with mAP, and with mAP only")
-        if not self.enabled and self.note is None:
-            raise ValueError(f"task {self.name}: a task that is switched off says why in its note")
         return self
 
     def measurement(self) -> dict[str, Any]:
@@ -85,17 +99,18 @@ class Task(_Strict):
         return self.model_dump(mode="json", include={"name", "metric", "num_classes", "train", "test"})
 
 
-class Track(_Strict):
-    """Tasks that share one trained model and one ranking.
+class RankedTrack(_Strict):
+    """Tasks that share one ranking.
 
     Track score: with `group_weights`, the weighted mean of the groups' own (task-weighted) means; without, the task-
-    weighted mean over all tasks.
+    weighted mean over all tasks. A task weighs what its `weight` says or, with `weights: test_items`, as much as it has
+    test items.
     """
 
     title: str
-    kind: TrackKind = TrackKind.LALM
     group_weights: dict[Group, Share] | None = None
-    tasks: tuple[Task, ...] = Field(min_length=1)
+    weights: Weighting = Weighting.GIVEN
+    tasks: tuple[RankedTask, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -111,7 +126,38 @@ class Track(_Strict):
                 raise ValueError(
                     f"group_weights names {sorted(self.group_weights)} but the tasks belong to {sorted(found)}"
                 )
+        if self.weights is Weighting.TEST_ITEMS:
+            self._check_test_items()
         return self
+
+    def _check_test_items(self) -> None:
+        unknown = [task.name for task in self.active_tasks if task.test_items is None]
+        if unknown:
+            raise ValueError(f"weights are the numbers of test items, but no test_items: {', '.join(unknown)}")
+        twice = [task.name for task in self.active_tasks if "weight" in task.model_fields_set]
+        if twice:
+            raise ValueError(
+                f"weights are the numbers of test items, so no task has a weight besides: {', '.join(twice)}"
+            )
+
+    @property
+    def active_tasks(self) -> tuple[RankedTask, ...]:
+        """The tasks that are switched on, in the file's order."""
+        return tuple(task for task in self.tasks if task.enabled)
+
+    def weight_of(self, task: RankedTask) -> float:
+        """What one of the active tasks weighs: n_i of docs/protocol.md, section 4."""
+        if self.weights is Weighting.TEST_ITEMS:
+            assert task.test_items is not None, f"{task.name} was let through without test_items"
+            return float(task.test_items)
+        return task.weight
+
+
+class Track(RankedTrack):
+    """Tasks that share one trained model and one ranking."""
+
+    kind: TrackKind = TrackKind.LALM
+    tasks: tuple[Task, ...] = Field(min_length=1)
 
     @property
     def active_tasks(self) -> tuple[Task, ...]:
@@ -158,20 +204,35 @@ class Recipe(_Strict):
     threads: int = Field(default=2, ge=1, description="CPU threads of a job; fixed at its first attempt")
 
 
-class Benchmark(_Strict):
-    """One benchmark: its data, its recipe and its tracks. A file under configs/."""
+class RankedBenchmark(_Strict):
+    """A way to rank scores that were made elsewhere, without data and recipe. A file under configs/ that says
+    `ranking_only: true`.
+    """
 
     name: Name
     title: str
     description: str
+    ranking_only: bool = False
+    tracks: Mapping[str, RankedTrack] = Field(min_length=1)
+
+    def track(self, name: str) -> RankedTrack:
+        """The named track; raises ConfigError, naming those that exist."""
+        if name not in self.tracks:
+            raise ConfigError(f"benchmark {self.name} has no track {name!r}; it has {', '.join(self.tracks)}")
+        return self.tracks[name]
+
+
+class Benchmark(RankedBenchmark):
+    """One benchmark: its data, its recipe and its tracks. A file under configs/."""
+
+    ranking_only: Literal[False] = False
     whole_protocol: bool = Field(description="False: every page says `demonstration`, with the reasons")
     recipe: Recipe
     tracks: dict[str, Track] = Field(min_length=1)
 
     def track(self, name: str) -> Track:
         """The named track; raises ConfigError, naming those that exist."""
-        if name not in self.tracks:
-            raise ConfigError(f"benchmark {self.name} has no track {name!r}; it has {', '.join(self.tracks)}")
+        super().track(name)
         return self.tracks[name]
 
     def measurement_digest(self, track: str) -> str:
@@ -243,16 +304,41 @@ Model = TypeVar("Model", bound=_Strict)
 
 def load(model: type[Model], path: Path) -> Model:
     """Parse one YAML file into `model`. Raises ConfigError that lists every mistake with its place in the file."""
+    return _validated(model, _parsed(path), path)
+
+
+def load_ranking(path: Path) -> RankedBenchmark:
+    """What a ranking needs of a benchmark's file: a RankedBenchmark if that is what the file says, else a Benchmark.
+
+    Raises as `load`.
+    """
+    value = _parsed(path)
+    return _validated(RankedBenchmark if _is_ranking_only(value) else Benchmark, value, path)
+
+
+def is_ranking_only(path: Path) -> bool:
+    """Whether the file says `ranking_only: true`. Raises ConfigError where it cannot be read."""
+    return _is_ranking_only(_parsed(path))
+
+
+def _is_ranking_only(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("ranking_only") is True
+
+
+def _parsed(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        return model.model_validate(yaml.safe_load(text) or {})
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _validated(model: type[Model], value: Any, path: Path) -> Model:
+    try:
+        return model.model_validate(value)
     except ValidationError as error:
         places = [
             f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}"

@@ -1,7 +1,7 @@
 """From raw scores to a ranking: the challenge's formulas (docs/protocol.md, section 4), as functions of tables.
 
 (1) A task's normalised score is (M - worst) / (best - worst).
-(2) A mean over tasks is sum(n_i * M_i) / sum(n_i), with the tasks' weights n_i.
+(2) A mean over tasks is sum(n_i * M_i) / sum(n_i), with the tasks' weights n_i (`RankedTrack.weight_of`).
 A track's score is (2) over all its tasks or, with `group_weights`, the groups' own means (2) weighted by these.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranker.config import Task, Track
+from ranker.config import RankedTrack
 from ranker.errors import OrganizerError
 from ranker.types import Group
 
@@ -28,7 +28,7 @@ class Means:
     groups: dict[Group, npt.NDArray[np.float64]]
 
 
-def rank(scores: pd.DataFrame, track: Track) -> pd.DataFrame:
+def rank(scores: pd.DataFrame, track: RankedTrack) -> pd.DataFrame:
     """Rank submissions on one track.
 
     scores: one row per submission (any index without doubles), one column per task, raw values, NaN where there is
@@ -55,7 +55,7 @@ def rank(scores: pd.DataFrame, track: Track) -> pd.DataFrame:
     return table.sort_values("rank", kind="stable", na_position="last")
 
 
-def normalize(scores: pd.DataFrame, track: Track) -> pd.DataFrame:
+def normalize(scores: pd.DataFrame, track: RankedTrack) -> pd.DataFrame:
     """Formula (1) on every column: 0 at the task's worst value, 1 at its best. Columns must be active tasks' names."""
     tasks = {task.name: task for task in track.active_tasks}
     worst = pd.Series({name: tasks[name].worst for name in scores.columns}, dtype=float)
@@ -63,7 +63,7 @@ def normalize(scores: pd.DataFrame, track: Track) -> pd.DataFrame:
     return (scores - worst) / (best - worst)
 
 
-def combine(normalized: npt.NDArray[np.float64], track: Track) -> Means:
+def combine(normalized: npt.NDArray[np.float64], track: RankedTrack) -> Means:
     """Formula (2) and the groups' weights on rows (R, tasks in the order of `track.active_tasks`) of normalised scores.
 
     Sums are exact before they are rounded once (`math.fsum`), so rows that should tie do tie, in whatever order their
@@ -72,16 +72,13 @@ def combine(normalized: npt.NDArray[np.float64], track: Track) -> Means:
     tasks = track.active_tasks
     groups = list(dict.fromkeys(task.group for task in tasks))
     members = {group: [i for i, task in enumerate(tasks) if task.group is group] for group in groups}
-    by_group = {group: _mean(normalized[:, columns], [tasks[i] for i in columns]) for group, columns in members.items()}
+    shares = [track.weight_of(task) for task in tasks]
+    by_group = {group: _weighted(normalized[:, own], [shares[i] for i in own]) for group, own in members.items()}
     if track.group_weights is None:
-        return Means(track=_mean(normalized, tasks), groups=by_group)
+        return Means(track=_weighted(normalized, shares), groups=by_group)
     weights = [track.group_weights[group] for group in groups]
     stacked = np.stack([by_group[group] for group in groups], axis=1)  # (R, groups)
     return Means(track=_weighted(stacked, weights), groups=by_group)
-
-
-def _mean(normalized: npt.NDArray[np.float64], tasks: Sequence[Task]) -> npt.NDArray[np.float64]:
-    return _weighted(normalized, [task.weight for task in tasks])
 
 
 def _weighted(rows: npt.NDArray[np.float64], weights: Sequence[float]) -> npt.NDArray[np.float64]:

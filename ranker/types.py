@@ -64,6 +64,13 @@ class Group(StrEnum):
     HIDDEN = "hidden"
 
 
+class Weighting(StrEnum):
+    """Where a task's weight in its track's score comes from."""
+
+    GIVEN = "given"
+    TEST_ITEMS = "test_items"
+
+
 class Domain(StrEnum):
     """What a task listens to."""
 
