@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ranker.errors import ConfigError
-from ranker.types import Domain, Group, MetricName, Precision, SandboxName, TrackKind, Weighting, digest_json
+from ranker.types import Domain, Group, Layout, MetricName, Precision, SandboxName, TrackKind, Weighting, digest_json
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Share = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -189,6 +189,7 @@ class Recipe(_Strict):
         default=False, description="subtract the training mean, divide by the training deviation"
     )
     projector_init: Literal["torch", "match_embeddings"] = "torch"
+    layout: Layout = Layout.RANKER
     max_audio_s: Share = Field(default=30.0, description="longer training clips are cropped at random")
     crops_per_clip: int = Field(
         default=8, ge=1, description="different crops of a long clip: (seed, clip, visit mod K)"

@@ -103,6 +103,13 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Layout(StrEnum):
+    """Where padding stands in a training batch. XARES_LLM is for comparison with that benchmark."""
+
+    RANKER = "ranker"
+    XARES_LLM = "xares_llm"
+
+
 class SandboxName(StrEnum):
     """Where the encoder runs. AUTO: the first of DOCKER and BUBBLEWRAP that works. NONE: for one's own code only."""
 

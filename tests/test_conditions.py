@@ -18,7 +18,7 @@ from ranker.data import store
 from ranker.errors import MissingError, UsageError
 from ranker.home import Home
 from ranker.lalm.decoder import STAND_IN_DECODER
-from ranker.types import Condition, Domain, Group, MetricName, Precision
+from ranker.types import Condition, Domain, Group, Layout, MetricName, Precision
 
 NOT_MEASURED = {"checkpoint_every", "feature_cache_gb", "threads"}
 OTHER: dict[type, Callable[[Any], Any]] = {
@@ -28,6 +28,7 @@ OTHER: dict[type, Callable[[Any], Any]] = {
     str: lambda value: f"{value}x",
     tuple: lambda value: (*value[:-1], other(value[-1])),
     Precision: lambda value: Precision.BF16 if value is Precision.FP32 else Precision.FP32,
+    Layout: lambda value: Layout.XARES_LLM if value is Layout.RANKER else Layout.RANKER,
     type(None): lambda _: 1,
 }
 CONDITION = Condition(

@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ranker.config import Recipe
+from ranker.lalm.layouts import arrange
 from ranker.sandbox.base import Features
 from ranker.types import Precision
 
@@ -60,6 +61,7 @@ class AudioLanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
+        self.layout = recipe.layout
         self.eos_id = int(decoder.config.eos_token_id)  # type: ignore[arg-type]
         hidden = decoder.config.hidden_size
         embeddings: torch.Tensor = decoder.get_input_embeddings().weight  # type: ignore[assignment]
@@ -135,20 +137,17 @@ class AudioLanguageModel(nn.Module):
     def forward(self, batch: Sequence[Example]) -> torch.Tensor:
         """Mean cross-entropy over all target and EOS tokens of the batch, a scalar.
 
-        Sequences are padded on the right, so that positions are those of generation, and no attention mask is needed: a
-        causal decoder cannot see padding that comes later. Logits are computed where there are labels, and nowhere
-        else.
+        Logits are computed where there are labels, and nowhere else. Where padding stands is the layout's matter.
         """
         audio = self.embed_audio([example.features for example in batch])
-        sequences = []
-        for example, frames in zip(batch, audio, strict=True):
-            text = self.embed_text(example.prompt + example.target).to(frames.dtype)
-            sequences.append(torch.cat([frames, text]))  # (T' + P + L, H)
-        embedded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)  # (B, S, H)
-        hidden = self.body(inputs_embeds=embedded, use_cache=False).last_hidden_state  # (B, S, H)
+        text = [self.embed_text(example.prompt + example.target).to(audio[0].dtype) for example in batch]
+        laid = arrange(self.layout, audio, text)  # (B, S, H)
+        hidden = self.body(
+            inputs_embeds=laid.embedded, attention_mask=laid.attention_mask, use_cache=False
+        ).last_hidden_state  # (B, S, H)
         predicting = []  # the L positions whose next token is a label
-        for row, (example, sequence) in enumerate(zip(batch, sequences, strict=True)):
-            predicting.append(hidden[row, len(sequence) - len(example.target) - 1 : len(sequence) - 1])
+        for row, (example, end) in enumerate(zip(batch, laid.ends, strict=True)):
+            predicting.append(hidden[row, end - len(example.target) - 1 : end - 1])
         logits = self.head(torch.cat(predicting))  # (sum L, V)
         labels = torch.tensor([token for example in batch for token in example.target], device=self.device)
         return functional.cross_entropy(logits.float(), labels)
