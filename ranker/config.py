@@ -12,9 +12,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ranker.errors import ConfigError
-from ranker.types import Domain, Group, Layout, MetricName, Precision, SandboxName, TrackKind, Weighting, digest_json
+from ranker.types import (
+    Domain,
+    Group,
+    Layout,
+    MetricModels,
+    MetricName,
+    Precision,
+    SandboxName,
+    TrackKind,
+    Weighting,
+    digest_json,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+Folder = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 Share = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
@@ -43,6 +55,15 @@ class TestSplit(_Strict):
     key: tuple[str, ...] = Field(min_length=1)
     prompt: str = Field(min_length=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
+
+
+class Repository(_Strict):
+    """A dataset repository of the hub. `revision` is a commit, or a branch or tag: what that stood for at the first
+    fetch is recorded in the lock file, and holds from then on.
+    """
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(min_length=1)
 
 
 class RankedTask(_Strict):
@@ -199,6 +220,7 @@ class Recipe(_Strict):
     sort_window: int = Field(default=128, ge=1)
     repetition_penalty: Share = 1.05
     max_new_tokens: int = Field(default=150, ge=1)
+    metric_models: MetricModels = MetricModels.REFERENCE
     max_frames: int = Field(default=30_000, ge=1, description="more feature frames for one clip are a violation")
     checkpoint_every: int = Field(default=500, ge=1)
     feature_cache_gb: float = Field(default=60.0, ge=0)
@@ -228,6 +250,9 @@ class Benchmark(RankedBenchmark):
 
     ranking_only: Literal[False] = False
     whole_protocol: bool = Field(description="False: every page says `demonstration`, with the reasons")
+    repositories: dict[Folder, Repository] = Field(
+        default={}, description="first folder of a shard's path -> where `ranker data fetch` finds what lies in it"
+    )
     recipe: Recipe
     tracks: dict[str, Track] = Field(min_length=1)
 
@@ -237,7 +262,10 @@ class Benchmark(RankedBenchmark):
         return self.tracks[name]
 
     def measurement_digest(self, track: str) -> str:
-        """SHA-256 of all configuration that the raw scores of a track depend on."""
+        """SHA-256 of all configuration that the raw scores of a track depend on.
+
+        `metric_models` is not in it: the condition digests the models themselves, where the track has captions.
+        """
         active = self.track(track)
         return digest_json(
             {
@@ -246,7 +274,7 @@ class Benchmark(RankedBenchmark):
                 "kind": active.kind,
                 "tasks": [task.measurement() for task in active.active_tasks],
                 "recipe": self.recipe.model_dump(
-                    mode="json", exclude={"checkpoint_every", "feature_cache_gb", "threads"}
+                    mode="json", exclude={"checkpoint_every", "feature_cache_gb", "metric_models", "threads"}
                 ),
             }
         )

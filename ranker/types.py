@@ -79,6 +79,13 @@ class Domain(StrEnum):
     MUSIC = "music"
 
 
+class RepoKind(StrEnum):
+    """What a repository of the model hub holds, as the hub's own addresses say it."""
+
+    DATASET = "dataset"
+    MODEL = "model"
+
+
 class TrackKind(StrEnum):
     """How a track turns features into predictions."""
 
@@ -93,7 +100,21 @@ class MetricName(StrEnum):
     IWER = "iWER"
     ICER = "iCER"
     FENSE = "FENSE"
+    FENSE_CLIP = "FENSE[clip]"
     DATE = "DATE"
+    DATE_CLIP = "DATE[clip]"
+
+    @property
+    def is_caption(self) -> bool:
+        """Whether it compares meanings, which takes language models."""
+        return self in {MetricName.FENSE, MetricName.FENSE_CLIP, MetricName.DATE, MetricName.DATE_CLIP}
+
+
+class MetricModels(StrEnum):
+    """Language models of the caption metrics: those of the reference implementation, or a substitute from PyPI."""
+
+    REFERENCE = "reference"
+    MINILM = "minilm"
 
 
 class Precision(StrEnum):

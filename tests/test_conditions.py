@@ -18,9 +18,9 @@ from ranker.data import store
 from ranker.errors import MissingError, UsageError
 from ranker.home import Home
 from ranker.lalm.decoder import STAND_IN_DECODER
-from ranker.types import Condition, Domain, Group, Layout, MetricName, Precision
+from ranker.types import Condition, Domain, Group, Layout, MetricModels, MetricName, Precision
 
-NOT_MEASURED = {"checkpoint_every", "feature_cache_gb", "threads"}
+NOT_MEASURED = {"checkpoint_every", "feature_cache_gb", "threads", "metric_models"}
 OTHER: dict[type, Callable[[Any], Any]] = {
     bool: lambda value: not value,
     int: lambda value: value + 1,
@@ -29,6 +29,7 @@ OTHER: dict[type, Callable[[Any], Any]] = {
     tuple: lambda value: (*value[:-1], other(value[-1])),
     Precision: lambda value: Precision.BF16 if value is Precision.FP32 else Precision.FP32,
     Layout: lambda value: Layout.XARES_LLM if value is Layout.RANKER else Layout.RANKER,
+    MetricModels: lambda _: MetricModels.MINILM,
     type(None): lambda _: 1,
 }
 CONDITION = Condition(
@@ -84,7 +85,9 @@ def test_condition_digest_reacts_to_every_field_but_the_words(name: str) -> None
 
 @pytest.mark.parametrize("name", list(Recipe.model_fields))
 def test_measurement_reacts_to_every_field_of_the_recipe_that_moves_a_score(name: str) -> None:
-    """Checkpoints, cache and threads are how a run is done, not what it computes; all else is."""
+    """Checkpoints, cache and threads are how a run is done, not what it computes; metric models have a field of their
+    own in the condition; all else is.
+    """
     plain = benchmark()
     changed = plain.model_copy(
         update={"recipe": plain.recipe.model_copy(update={name: other(getattr(plain.recipe, name))})}
