@@ -5,6 +5,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -18,9 +19,11 @@ from ranker.types import (
     Layout,
     MetricModels,
     MetricName,
+    Part,
     Precision,
     SandboxName,
     TrackKind,
+    Trained,
     Weighting,
     digest_json,
 )
@@ -98,7 +101,8 @@ class RankedTask(_Strict):
 class Task(RankedTask):
     """One column of the leaderboard that ranker measures itself.
 
-    `confound` says in a sentence what else the label goes with, and is shown beside every score of the task.
+    `confound` says in a sentence what else the label goes with, and is shown beside every score of the task. `trained`
+    is for hidden tasks; without it they are trained for separately.
     """
 
     domain: Domain
@@ -106,6 +110,7 @@ class Task(RankedTask):
     num_classes: int | None = Field(default=None, ge=1, description="columns of the class matrix; mAP only")
     labels: int | None = Field(default=None, ge=1, description="labels that the official table counts")
     confound: str | None = None
+    trained: Trained | None = None
     train: TrainSplit | None = None
     test: TestSplit
 
@@ -113,7 +118,14 @@ class Task(RankedTask):
     def _measurable(self) -> Self:
         if (self.metric is MetricName.MAP) != (self.num_classes is not None):
             raise ValueError(f"task {self.name}: num_classes goes with mAP, and with mAP only")
+        if self.trained is not None and self.group is not Group.HIDDEN:
+            raise ValueError(f"task {self.name}: trained goes with group hidden; public tasks are trained together")
         return self
+
+    @property
+    def part(self) -> Part:
+        """Which of the track's models is asked."""
+        return Part.PUBLIC if self.group is Group.PUBLIC else (self.trained or Trained.SEPARATELY).part
 
     def measurement(self) -> dict[str, Any]:
         """What the raw score depends on, without what belongs to the ranking or to readers."""
@@ -155,6 +167,9 @@ class RankedTrack(_Strict):
         unknown = [task.name for task in self.active_tasks if task.test_items is None]
         if unknown:
             raise ValueError(f"weights are the numbers of test items, but no test_items: {', '.join(unknown)}")
+        self._check_weights_are_not_given()
+
+    def _check_weights_are_not_given(self) -> None:
         twice = [task.name for task in self.active_tasks if "weight" in task.model_fields_set]
         if twice:
             raise ValueError(
@@ -169,16 +184,39 @@ class RankedTrack(_Strict):
     def weight_of(self, task: RankedTask) -> float:
         """What one of the active tasks weighs: n_i of docs/protocol.md, section 4."""
         if self.weights is Weighting.TEST_ITEMS:
-            assert task.test_items is not None, f"{task.name} was let through without test_items"
+            if task.test_items is None:
+                raise ConfigError(
+                    f"task {task.name}: its weight is the number of its test items, which is not known; evaluate a "
+                    "submission on it, or give test_items"
+                )
             return float(task.test_items)
         return task.weight
 
 
 class Track(RankedTrack):
-    """Tasks that share one trained model and one ranking."""
+    """Tasks that share one ranking, and one trained model for each of their parts.
+
+    `recipe` holds the fields of the benchmark's recipe that are others for the model of the separately trained tasks.
+    """
 
     kind: TrackKind = TrackKind.LALM
+    recipe: dict[str, Any] = Field(default_factory=dict)
     tasks: tuple[Task, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        shared = sorted(SHARED_BY_PARTS & set(self.recipe))
+        if shared:
+            raise ValueError(f"recipe: {', '.join(shared)} cannot differ between models that share a board")
+        try:
+            Recipe.model_validate(self.recipe)
+        except ValidationError as error:
+            raise ValueError(f"recipe: {'; '.join(mistakes(error))}") from None
+        return self
+
+    def _check_test_items(self) -> None:
+        """Sizes that are not given are counted when the tasks are scored."""
+        self._check_weights_are_not_given()
 
     @property
     def active_tasks(self) -> tuple[Task, ...]:
@@ -226,6 +264,30 @@ class Recipe(_Strict):
     feature_cache_gb: float = Field(default=60.0, ge=0)
     threads: int = Field(default=2, ge=1, description="CPU threads of a job; fixed at its first attempt")
 
+    def measured(self) -> dict[str, Any]:
+        """The fields that raw scores depend on."""
+        return self.model_dump(mode="json", exclude=set(_MACHINE))
+
+    def trained(self) -> dict[str, Any]:
+        """The fields that trained weights depend on."""
+        return self.model_dump(mode="json", exclude=set(_MACHINE | _ASKING))
+
+
+_MACHINE = frozenset({"checkpoint_every", "feature_cache_gb", "threads", "metric_models"})
+_ASKING = frozenset({"repetition_penalty", "max_new_tokens"})
+SHARED_BY_PARTS = frozenset({"decoder", "decoder_layers", "precision", "seed"})
+"""Fields of the recipe that must be the same for all parts of a track."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackPart:
+    """One trained model of a track: what it is trained on (each task of `mixture`), how, and what it is asked."""
+
+    name: Part
+    recipe: Recipe
+    mixture: Track
+    tasks: tuple[Task, ...]
+
 
 class RankedBenchmark(_Strict):
     """A way to rank scores that were made elsewhere, without data and recipe. A file under configs/ that says
@@ -261,23 +323,64 @@ class Benchmark(RankedBenchmark):
         super().track(name)
         return self.tracks[name]
 
-    def measurement_digest(self, track: str) -> str:
-        """SHA-256 of all configuration that the raw scores of a track depend on.
+    def parts(self, track: str) -> tuple[TrackPart, ...]:
+        """The parts of a track that have tasks, the public one first."""
+        found = (self.part(track, name) for name in Part)
+        return tuple(part for part in found if part.tasks)
 
-        `metric_models` is not in it: the condition digests the models themselves, where the track has captions.
+    def part(self, track: str, name: Part) -> TrackPart:
+        """One part of a track, whether it has tasks or not."""
+        whole = self.track(track)
+        trained = Part.HIDDEN if name is Part.HIDDEN else Part.PUBLIC
+        mixture = tuple(task for task in whole.active_tasks if task.part is trained and task.train is not None)
+        asked = tuple(task for task in whole.active_tasks if task.part is name)
+        if name is Part.PROMPTED:
+            asked = tuple(task.model_copy(update={"train": None}) for task in asked)
+        recipe = self.recipe
+        if name is Part.HIDDEN:
+            recipe = Recipe.model_validate(recipe.model_dump() | whole.recipe)
+        return TrackPart(name=name, recipe=recipe, mixture=whole.model_copy(update={"tasks": mixture}), tasks=asked)
+
+    def steps(self, track: str, name: Part, limit: int | None) -> int:
+        """Training steps of a part. A limit that the public part does not reach limits no part."""
+        own = self.part(track, name).recipe.steps
+        return own if limit is None or limit >= self.recipe.steps else min(limit, own)
+
+    def measurement_digest(self, track: str, name: Part = Part.PUBLIC) -> str:
+        """SHA-256 of all configuration that the raw scores of one part of a track depend on.
+
+        `metric_models` is not in it: the condition digests the models themselves, where the part has captions.
         """
-        active = self.track(track)
+        part = self.part(track, name)
+        value = {
+            "benchmark": self.name,
+            "track": track,
+            "kind": self.track(track).kind,
+            "tasks": [task.measurement() for task in part.tasks],
+            "recipe": part.recipe.measured(),
+        }
+        if name is not Part.PUBLIC:  # so that the public digest is the same with and without other parts
+            value["part"] = name
+        if name is Part.PROMPTED:
+            value["mixture"] = _trained_on(part)
+        return digest_json(value)
+
+    def training_digest(self, track: str, name: Part) -> str:
+        """SHA-256 of all configuration that a part's trained weights depend on; PROMPTED has those of PUBLIC."""
+        part = self.part(track, name)
         return digest_json(
             {
                 "benchmark": self.name,
                 "track": track,
-                "kind": active.kind,
-                "tasks": [task.measurement() for task in active.active_tasks],
-                "recipe": self.recipe.model_dump(
-                    mode="json", exclude={"checkpoint_every", "feature_cache_gb", "metric_models", "threads"}
-                ),
+                "kind": self.track(track).kind,
+                "mixture": _trained_on(part),
+                "recipe": part.recipe.trained(),
             }
         )
+
+
+def _trained_on(part: TrackPart) -> list[dict[str, Any]]:
+    return [task.model_dump(mode="json", include={"name", "train"}) for task in part.mixture.tasks]
 
 
 class Limits(_Strict):
@@ -333,7 +436,7 @@ Model = TypeVar("Model", bound=_Strict)
 
 def load(model: type[Model], path: Path) -> Model:
     """Parse one YAML file into `model`. Raises ConfigError that lists every mistake with its place in the file."""
-    return _validated(model, _parsed(path), path)
+    return validated(model, _parsed(path), path)
 
 
 def load_ranking(path: Path) -> RankedBenchmark:
@@ -342,7 +445,7 @@ def load_ranking(path: Path) -> RankedBenchmark:
     Raises as `load`.
     """
     value = _parsed(path)
-    return _validated(RankedBenchmark if _is_ranking_only(value) else Benchmark, value, path)
+    return validated(RankedBenchmark if _is_ranking_only(value) else Benchmark, value, path)
 
 
 def is_ranking_only(path: Path) -> bool:
@@ -365,12 +468,18 @@ def _parsed(path: Path) -> Any:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _validated(model: type[Model], value: Any, path: Path) -> Model:
+def validated(model: type[Model], value: Any, path: Path) -> Model:
+    """`value`, which came from `path`, as `model`. Raises ConfigError as `load` does."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        places = [
-            f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}"
-            for mistake in error.errors(include_url=False)
-        ]
-        raise ConfigError(f"{path}: {len(places)} mistake{'s' * (len(places) > 1)}: " + "; ".join(places)) from None
+        found = mistakes(error)
+        raise ConfigError(f"{path}: {len(found)} mistake{'s' * (len(found) > 1)}: " + "; ".join(found)) from None
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Each mistake with its place in the file."""
+    return [
+        f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}"
+        for mistake in error.errors(include_url=False)
+    ]

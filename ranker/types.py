@@ -64,6 +64,27 @@ class Group(StrEnum):
     HIDDEN = "hidden"
 
 
+class Part(StrEnum):
+    """The trained models of a track. PROMPTED asks the model of PUBLIC what it was not trained on."""
+
+    PUBLIC = "public"
+    HIDDEN = "hidden"
+    PROMPTED = "prompted"
+
+
+class Trained(StrEnum):
+    """How a hidden task is trained for: by a model of the hidden tasks' own, with the public tasks, or not at all."""
+
+    SEPARATELY = "separately"
+    WITH_PUBLIC = "with_public"
+    NONE = "none"
+
+    @property
+    def part(self) -> Part:
+        """The part of the track that asks the task."""
+        return {Trained.SEPARATELY: Part.HIDDEN, Trained.WITH_PUBLIC: Part.PUBLIC, Trained.NONE: Part.PROMPTED}[self]
+
+
 class Weighting(StrEnum):
     """Where a task's weight in its track's score comes from."""
 
@@ -84,6 +105,18 @@ class RepoKind(StrEnum):
 
     DATASET = "dataset"
     MODEL = "model"
+
+
+class DefectKind(StrEnum):
+    """What is wrong with a clip of a shard: its audio is damaged, or in a format that cannot be decoded; its JSON is
+    missing or none; it lacks what the task asks for; its files are not one audio and one JSON.
+    """
+
+    AUDIO = "audio"
+    CODEC = "codec"
+    FIELDS = "fields"
+    LABEL = "label"
+    MEMBERS = "members"
 
 
 class TrackKind(StrEnum):
@@ -173,10 +206,10 @@ class Condition:
     """Everything besides the encoder and the seed that a score depends on; scores of different conditions share no
     board.
 
-    `measurement` digests the track's tasks and the recipe (weights and bounds of the ranking are not in it: they may
-    change without a new run). `data` digests the benchmark's shards, `decoder` the decoder's weights and
-    `metric_models` the models that metrics use. `device` is "cpu" or the GPU's model name. `demonstration` says, in
-    words, what differs from the challenge's protocol.
+    `part` says which of the track's models it is of. `measurement` digests that part's tasks and recipe (weights and
+    bounds of the ranking are not in it: they may change without a new run). `data` digests the part's shards, `decoder`
+    the decoder's weights and `metric_models` the models that metrics use. `device` is "cpu" or the GPU's model name.
+    `demonstration` says, in words, what differs from the challenge's protocol.
     """
 
     benchmark: str
@@ -191,13 +224,24 @@ class Condition:
     device: str
     sandboxed: bool
     demonstration: tuple[str, ...] = ()
+    part: Part = Part.PUBLIC
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all fields but the words of `demonstration`."""
+        """SHA-256 over all fields but the words of `demonstration`; a public part is not named in it, so that digests
+        do not depend on whether a track has other parts.
+        """
         fields = asdict(self)
         del fields["demonstration"]
+        if self.part is Part.PUBLIC:
+            del fields["part"]
         return digest_json(fields)
+
+    @property
+    def circumstances(self) -> str:
+        """SHA-256 over what the parts of one track share on one board, but for their steps."""
+        shared = ("benchmark", "track", "decoder", "decoder_layers", "precision", "device", "sandboxed")
+        return digest_json({name: getattr(self, name) for name in shared})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the database and the manifest."""
@@ -209,6 +253,8 @@ class Condition:
         fields = dict(value)
         fields["precision"] = Precision(fields["precision"])
         fields["demonstration"] = tuple(fields["demonstration"])
+        if "part" in fields:  # conditions of the first version name none
+            fields["part"] = Part(fields["part"])
         return cls(**fields)
 
 

@@ -18,7 +18,7 @@ from ranker.data import store
 from ranker.errors import MissingError, UsageError
 from ranker.home import Home
 from ranker.lalm.decoder import STAND_IN_DECODER
-from ranker.types import Condition, Domain, Group, Layout, MetricModels, MetricName, Precision
+from ranker.types import Condition, Domain, Group, Layout, MetricModels, MetricName, Part, Precision, Trained
 
 NOT_MEASURED = {"checkpoint_every", "feature_cache_gb", "threads", "metric_models"}
 OTHER: dict[type, Callable[[Any], Any]] = {
@@ -27,6 +27,7 @@ OTHER: dict[type, Callable[[Any], Any]] = {
     float: lambda value: value / 2 + 0.125,
     str: lambda value: f"{value}x",
     tuple: lambda value: (*value[:-1], other(value[-1])),
+    Part: lambda value: Part.HIDDEN if value is Part.PUBLIC else Part.PUBLIC,
     Precision: lambda value: Precision.BF16 if value is Precision.FP32 else Precision.FP32,
     Layout: lambda value: Layout.XARES_LLM if value is Layout.RANKER else Layout.RANKER,
     MetricModels: lambda _: MetricModels.MINILM,
@@ -102,7 +103,9 @@ SAME = {
     "worst": -1.0,
     "best": 2.0,
     "weight": 3.0,
-    "group": Group.HIDDEN,
+    "test_items": 100,
+    "labels": 7,
+    "trained": Trained.NONE,  # which a public task cannot be; see test_hidden.py
     "note": "a note",
     "confound": "the room",
 }
@@ -110,6 +113,7 @@ DIFFERENT = {
     "name": "three",
     "metric": MetricName.IWER,
     "num_classes": 7,
+    "group": Group.HIDDEN,  # asked of another model
     "enabled": False,
     "train": None,
     "test": config.TestSplit(shards=("other.tar",), key=("label",), prompt="Which?"),
@@ -117,7 +121,7 @@ DIFFERENT = {
 
 
 def test_measurement_knows_every_field_of_a_task() -> None:
-    """Bounds, weights, groups and words belong to the ranking, and cost no run; the rest asks for one."""
+    """Bounds, weights and words belong to the ranking, and cost no run; the rest asks for one."""
     assert set(SAME) | set(DIFFERENT) == set(Task.model_fields)
     plain = benchmark().measurement_digest("A")
     for name, value in (SAME | DIFFERENT).items():
