@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ranker.doctor import Finding
     from ranker.intake.receive import Received
     from ranker.overview import SubmissionView
+    from ranker.scoretable import Ranked
+
+Configured = TypeVar("Configured", bound=config.RankedBenchmark)
 
 MISSING_EXIT_CODE = MissingError.exit_code
 
@@ -78,8 +81,17 @@ class Ranker:
 
     def benchmark(self, name: str | None) -> config.Benchmark:
         """A benchmark's configuration; None: the one that counts here. Raises UsageError, ConfigError."""
+        name, path = self._config_of(name)
+        if config.is_ranking_only(path):
+            raise UsageError(
+                f"benchmark {name} only ranks tables that were made elsewhere (its file says `ranking_only: true`), so "
+                f"nothing can be evaluated on it; `ranker rank --scores TABLE.csv --benchmark {name}` ranks a table"
+            )
+        return _named(config.load(config.Benchmark, path), name, path)
+
+    def _config_of(self, name: str | None) -> tuple[str, Path]:
+        """A benchmark's name, and its file. Raises UsageError where there is none."""
         name = name or self.service.benchmark
-        path = self.home.config_path(name)
         folders = (asset("configs"), self.home.root / "configs")
         known = {file.stem for folder in folders for file in folder.glob("*.yaml")} - {"service"}
         if name not in known:
@@ -87,10 +99,7 @@ class Ranker:
                 f"there is no benchmark {name!r}; there are {', '.join(sorted(known))}, "
                 f"and others may be put under {self.home.root / 'configs'}"
             )
-        found = config.load(config.Benchmark, path)
-        if found.name != name:
-            raise ConfigError(f"{path}: its name is {found.name!r}; expected {name!r}, as the file is called")
-        return found
+        return name, self.home.config_path(name)
 
     @contextmanager
     def open(self) -> Iterator[Engine]:
@@ -221,6 +230,19 @@ class Ranker:
                 for each in _tracks(reading, benchmark, track)
             ]
 
+    def rank_table(self, table: Path, benchmark: str | None, *, track: str | None) -> Ranked:
+        """Rank a table of raw scores that was made elsewhere; looks at neither database nor data.
+
+        `benchmark` is a benchmark's name, or the path of a YAML file (with a folder or `.yaml` in it). Raises
+        UsageError, ConfigError.
+        """
+        from ranker.scoretable import rank_table
+
+        if benchmark is not None and (Path(benchmark).suffix in {".yaml", ".yml"} or "/" in benchmark):
+            return rank_table(table, config.load_ranking(Path(benchmark)), track)
+        name, path = self._config_of(benchmark)
+        return rank_table(table, _named(config.load_ranking(path), name, path), track)
+
     def compare(
         self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
     ) -> dict[str, tuple[Difference, ...]]:
@@ -298,6 +320,13 @@ class Ranker:
             there = ", ".join(built) or "none"
             raise UsageError(f"{name!r} is no benchmark under {self.home.data}; what is built there: {there}")
         return {each: store.verify(self.home.data / each) for each in ([name] if name else built)}
+
+
+def _named(found: Configured, name: str, path: Path) -> Configured:
+    """The configuration, provided that it bears the name of its file."""
+    if found.name != name:
+        raise ConfigError(f"{path}: its name is {found.name!r}; expected {name!r}, as the file is called")
+    return found
 
 
 def _ready(reading: Session, benchmark: config.Benchmark) -> list[str]:

@@ -25,9 +25,9 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 LAYERS = """
     durable errors home types
     config manifest
-    data db metrics
+    data db hidden metrics
     queue sandbox scoring
-    executors job lalm lineup uncertainty
+    executors job lalm lineup scoretable uncertainty
     board conditions doctor intake
     evaluation site
     comparison overview worker

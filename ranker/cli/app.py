@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 from rich.text import Text
@@ -29,6 +29,9 @@ from ranker.cli.options import (
 from ranker.cli.progress import JobDisplay
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 from ranker.types import SandboxName, SubmissionState
+
+if TYPE_CHECKING:
+    from ranker.scoretable import Ranked
 
 app = typer.Typer(
     name="ranker",
@@ -208,10 +211,26 @@ def rank(
     benchmark: BenchmarkOption = None,
     track: TrackOption = None,
     condition: ConditionOption = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="TABLE.csv",
+            exists=True,
+            dir_okay=False,
+            help="Rank this table of raw scores, a column `team` and one per task, instead of what was measured here; "
+            "--benchmark may then be the path of a YAML file.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the ranking, normalised and weighted."""
     service: services.Ranker = context.obj
+    if scores is not None:
+        if condition is not None:
+            raise UsageError("--condition chooses among what was measured here; a table made elsewhere has none")
+        print_ranked(service.rank_table(scores, benchmark, track=track), as_json=as_json)
+        return
     boards = service.boards(benchmark, track=track, condition=condition)
     if as_json:
         rankings = [services.ranking_json(board) for board in boards]
@@ -222,6 +241,18 @@ def rank(
     reasons = dict.fromkeys(reason for board in boards for reason in board.demonstration)
     if reasons:
         out.print(tables.demonstration(list(reasons)))
+
+
+def print_ranked(ranked: Ranked, *, as_json: bool) -> None:
+    """The rankings of a table that was made elsewhere, and to standard error what its maker should look at."""
+    for warning in ranked.warnings:
+        err.print(Text.assemble(("warning:", "bold yellow"), " ", warning))
+    if as_json:
+        rankings = [ranking.to_json() for ranking in ranked.rankings]
+        print_json(rankings[0] if len(rankings) == 1 else rankings)
+        return
+    for ranking in ranked.rankings:
+        out.print(tables.ranking(ranking, out.width))
 
 
 @app.command()

@@ -15,12 +15,14 @@ from rich.text import Text
 
 from ranker.db.models import Job
 from ranker.doctor import Finding, Verdict
+from ranker.types import Group as TaskGroup
 from ranker.types import Status, SubmissionState
 
 if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table of scores does without
     from ranker.board import Board, Row, TaskColumn
     from ranker.comparison import Difference
     from ranker.overview import SubmissionView
+    from ranker.scoretable import RankedRow, TableRanking
 
 _TEAM_WIDTH = 32
 _WITHOUT_LISTENING = "(without listening)"
@@ -79,6 +81,45 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], *, with_score: bool
 
 def _column_width(column: TaskColumn) -> int:
     return max(len(column.name), len(column.metric), 5) + 2
+
+
+def ranking(value: TableRanking, width: int) -> RenderableType:
+    """A table that was made elsewhere, ranked: like `board`, with groups' means and without intervals."""
+    title = f"{value.benchmark_title} ({value.benchmark}), track {value.track}: {value.track_title}"
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    team = max(min(len(row.team), _TEAM_WIDTH) for row in value.rows)
+    means = value.groups if len(value.groups) > 1 else ()
+    left = [task.name for task in value.tasks]
+    while left or len(parts) == 1:
+        is_first = len(parts) == 1
+        taken = ["#" * len(str(len(value.rows))), "-" * team, *(("score", *means) if is_first else ())]
+        room = width - 1 - sum(map(_room_of, taken))
+        shown: list[str] = []
+        while left and (not shown or room >= _room_of(left[0])):
+            room -= _room_of(left[0])
+            shown.append(left.pop(0))
+        parts.append(_ranking_part(value.rows, shown, means if is_first else None))
+    return Group(*parts)
+
+
+def _room_of(head: str) -> int:
+    """Columns that a column of numbers takes, with the gap after it; 0.123 takes five itself."""
+    return max(len(head), 5) + 3
+
+
+def _ranking_part(rows: Sequence[RankedRow], tasks: Sequence[str], means: Sequence[TaskGroup] | None) -> Table:
+    """`means`: the groups whose means stand beside the score; None for a part that repeats neither."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("#", justify="right")
+    table.add_column("team", overflow="fold", max_width=_TEAM_WIDTH)
+    heads = [] if means is None else ["score", *means]
+    for name in (*heads, *tasks):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for row in rows:
+        own = [] if means is None else [row.score, *(row.groups[group] for group in means)]
+        numbers = [_number(value) for value in (*own, *(row.raw.get(task) for task in tasks))]
+        table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *numbers)
+    return table
 
 
 def received(view: SubmissionView, *, is_new: bool) -> RenderableType:
