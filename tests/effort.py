@@ -22,6 +22,11 @@ def count(what: str, *, short: int, long: int) -> int:
     return number
 
 
+def found(what: str, number: int) -> None:
+    """Something worth knowing that was counted on the way: it stands in the report too."""
+    _counts[what] = number
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After a long run, write the report."""
     if LONG:

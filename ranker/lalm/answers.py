@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ranker.config import Recipe
@@ -14,7 +14,10 @@ from ranker.sandbox.base import Encoder, Features
 
 _TOGETHER = 64
 _TOGETHER_S = 400.0
-_TOGETHER_FRAMES = 60_000  # padded; an encoder with very many frames takes longer, and no more memory than others
+# An encoder with very many or very large frames takes longer, and no more memory than others.
+_TOGETHER_FRAMES = 60_000  # padded: what the decoder keeps of each, in all its layers
+_TOGETHER_MASK = 100_000_000  # rows times squared length: a mask of padded rows, 4 bytes per cell
+_TOGETHER_BYTES = 500_000_000  # of features
 
 
 def answer(
@@ -33,7 +36,7 @@ def answer(
     plan = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=batch_invariant)
     plan.reverse()
     answers: dict[str, str] = {}
-    for chunk in _together(encode_calls(data, encoder, plan)):
+    for chunk in together(encode_calls(data, encoder, plan)):
         features = [each for _, each in chunk]
         texts = generate(model, features, prompt=prompt, max_new_tokens=max_new_tokens, recipe=recipe)
         answers.update({excerpt.clip.id: text for (excerpt, _), text in zip(chunk, texts, strict=True)})
@@ -41,20 +44,21 @@ def answer(
     return answers
 
 
-def _together(
-    encoded: Iterator[tuple[tuple[Excerpt, ...], list[Features]]],
+def together(
+    encoded: Iterable[tuple[tuple[Excerpt, ...], Sequence[Features]]],
 ) -> Iterator[list[tuple[Excerpt, Features]]]:
-    """Cut a stream of encoded calls into chunks to be answered in one batch, bounded in clips, seconds and frames."""
+    """Cut a stream of encoded calls into chunks to be answered in one batch, bounded in clips, seconds and memory."""
     chunk: list[tuple[Excerpt, Features]] = []
-    seconds, longest = 0.0, 0
+    seconds, longest, size = 0.0, 0, 0
     for call, features in encoded:
-        for item in zip(call, features, strict=True):
-            longest = max(longest, len(item[1]))
-            too_many = len(chunk) == _TOGETHER or (len(chunk) + 1) * longest > _TOGETHER_FRAMES
-            if chunk and (too_many or seconds + item[0].duration_s > _TOGETHER_S):
+        for excerpt, frames in zip(call, features, strict=True):
+            rows, longest = len(chunk) + 1, max(longest, len(frames))
+            seconds, size = seconds + excerpt.duration_s, size + frames.nbytes
+            too_long = rows > _TOGETHER or seconds > _TOGETHER_S
+            too_large = rows * longest > _TOGETHER_FRAMES or rows * longest**2 > _TOGETHER_MASK
+            if chunk and (too_long or too_large or size > _TOGETHER_BYTES):
                 yield chunk
-                chunk, seconds, longest = [], 0.0, len(item[1])
-            chunk.append(item)
-            seconds += item[0].duration_s
+                chunk, seconds, longest, size = [], excerpt.duration_s, len(frames), frames.nbytes
+            chunk.append((excerpt, frames))
     if chunk:
         yield chunk
