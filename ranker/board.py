@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -19,7 +20,7 @@ from ranker.db.models import Job, Score, Submission
 from ranker.errors import MissingError, OrganizerError
 from ranker.home import Home
 from ranker.metrics import reweighted
-from ranker.types import Condition, Domain, Group, JobKind, Status
+from ranker.types import Condition, Domain, Group, JobKind, Status, Weighting
 
 Scores = dict[str, dict[str, Score]]  # submission id -> task -> score
 TaskDraws = dict[str, dict[str, uncertainty.Draws]]  # submission id -> task -> (B,)
@@ -37,6 +38,7 @@ class Interval:
 class TaskColumn:
     """One task as the board ranks it. `items` counts the scored test pairs, `blind` is the floor (see db.models.Score).
 
+    `weight` is None where it is the number of test items and nobody was scored yet.
     `signal`: whether the best submission's interval lies above `blind`; None where there is nothing to judge by.
     """
 
@@ -47,7 +49,7 @@ class TaskColumn:
     metric: str
     worst: float
     best: float
-    weight: float
+    weight: float | None
     items: int | None
     blind: float | None
     signal: bool | None
@@ -84,7 +86,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """Rows are ordered best first, then the incomplete ones by team name."""
+    """Rows are ordered best first, then the incomplete ones by team name.
+
+    `condition` is that of the track's public part, `others` are those of its other parts (see `lineup.Choice`).
+    """
 
     benchmark: str
     benchmark_title: str
@@ -96,6 +101,7 @@ class Board:
     columns: tuple[TaskColumn, ...]
     rows: tuple[Row, ...]
     made_at: datetime
+    others: tuple[Condition, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All of the board as plain values; times in ISO 8601 with their zone."""
@@ -181,9 +187,9 @@ def assemble(
     MissingError where nothing has finished yet or a file of predictions is gone, OrganizerError where one contradicts
     its score or another submission's.
     """
-    active = benchmark.track(track)
-    choice, jobs, scores, draws = evidence(session, home, benchmark, track, condition=condition, seed=seed)
-    rows = _rows(active, _accepted(session, jobs), scores, draws)
+    found = evidence(session, home, benchmark, track, condition=condition, seed=seed)
+    active, choice, scores = found.track, found.choice, found.scores
+    rows = _rows(active, _accepted(session, scores), scores, found.draws)
     return Board(
         benchmark=benchmark.name,
         benchmark_title=benchmark.title,
@@ -191,41 +197,69 @@ def assemble(
         track_title=active.title,
         seed=choice.seed,
         condition=choice.condition,
-        demonstration=choice.condition.demonstration,
+        others=choice.others,
+        demonstration=choice.demonstration,
         columns=tuple(_column(active, task, rows, scores) for task in active.active_tasks),
         rows=rows,
         made_at=now,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a board is made of: the evaluations chosen, their scores and each score's bootstrap draws, by submission.
+
+    `track` has the sizes of the test sets filled in, as they were scored.
+    """
+
+    track: Track
+    choice: lineup.Choice
+    scores: Scores
+    draws: TaskDraws
+
+
 def evidence(
     session: Session, home: Home, benchmark: Benchmark, track: str, *, condition: str | None, seed: int | None
-) -> tuple[lineup.Choice, list[Job], Scores, TaskDraws]:
-    """What a board is made of: the evaluations chosen, their scores, and each score's bootstrap draws, by submission.
-
-    Arguments and errors as for `assemble`.
-    """
+) -> Evidence:
+    """The evidence of one board. Arguments and errors as for `assemble`."""
     active = benchmark.track(track)
     found = lineup.finished(session, benchmark, track)
     choice, jobs = lineup.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
-    scores: Scores = {job.submission_id: {score.task: score for score in job.scores} for job in jobs}
-    draws = _draws(home, active, scores, (benchmark.name, track, choice.condition.digest, choice.seed))
-    return choice, jobs, scores, draws
+    scores: Scores = {}
+    for job in jobs:
+        scores.setdefault(job.submission_id, {}).update({score.task: score for score in job.scores})
+    digests = {each.part: each.digest for each in choice.conditions}
+    identities = {
+        task.name: (benchmark.name, track, digests.get(task.part, ""), choice.seed) for task in active.active_tasks
+    }
+    return Evidence(
+        track=_sized(active, scores), choice=choice, scores=scores, draws=_draws(home, active, scores, identities)
+    )
 
 
-def _accepted(session: Session, jobs: list[Job]) -> list[Submission]:
+def _sized(track: Track, scores: Scores) -> Track:
+    """The track with the number of scored pairs of each task that was scored; all were scored on the same."""
+    sizes = {score.task: score.items for by_task in scores.values() for score in by_task.values()}
+    tasks = tuple(
+        task.model_copy(update={"test_items": sizes[task.name]}) if task.name in sizes else task for task in track.tasks
+    )
+    return track.model_copy(update={"tasks": tasks})
+
+
+def _accepted(session: Session, scores: Scores) -> list[Submission]:
     """Submissions that were evaluated or at least passed their check, by team."""
     checked = select(Job.submission_id).where(Job.kind == JobKind.CHECK, Job.status == Status.SUCCEEDED)
-    ids = {job.submission_id for job in jobs} | set(session.scalars(checked))
+    ids = set(scores) | set(session.scalars(checked))
     query = select(Submission).where(Submission.id.in_(ids)).order_by(Submission.team, Submission.id)
     return list(session.scalars(query))
 
 
-def _draws(home: Home, track: Track, scores: Scores, identity: tuple[str | int, ...]) -> TaskDraws:
+def _draws(home: Home, track: Track, scores: Scores, identities: Mapping[str, tuple[str | int, ...]]) -> TaskDraws:
+    """`identities` say, per task, of what the random draws are a function."""
     draws: TaskDraws = {submission: {} for submission in scores}
     for task in track.active_tasks:
         items = {key: _items(home, task, scores[key][task.name]) for key in sorted(scores) if task.name in scores[key]}
-        seed = uncertainty.seed_of(*identity, task.name)
+        seed = uncertainty.seed_of(*identities[task.name], task.name)
         for key, values in uncertainty.task_draws(task, items, seed=seed).items():
             draws[key][task.name] = values
     return draws
@@ -313,7 +347,7 @@ def _column(track: Track, task: Task, rows: tuple[Row, ...], scores: Scores) -> 
         metric=found[0].metric if found else task.metric,
         worst=task.worst,
         best=task.best,
-        weight=track.weight_of(task),
+        weight=track.weight_of(task) if found or track.weights is Weighting.GIVEN else task.test_items,
         items=found[0].items if found else None,
         blind=blind,
         signal=_signal(task, [row.cells[task.name] for row in rows if task.name in row.cells], blind),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ranker import uncertainty
 from ranker.board import Interval, evidence
-from ranker.config import Benchmark
+from ranker.config import Benchmark, Track
 from ranker.errors import UsageError
 from ranker.home import Home
 
@@ -48,31 +48,32 @@ def compare(
 
     Raises UsageError if one of them was not evaluated whole on this board; else as `ranker.board.assemble`.
     """
-    active = benchmark.track(track)
-    choice, _, scores, draws = evidence(session, home, benchmark, track, condition=condition, seed=None)
+    found = evidence(session, home, benchmark, track, condition=condition, seed=None)
+    active, scores, draws = found.track, found.scores, found.draws
     names = [task.name for task in active.active_tasks]
     for submission in (first, second):
         missing = [name for name in names if name not in scores.get(submission, {})]
         if missing:
             raise UsageError(
-                f"submission {submission} was not evaluated on {', '.join(missing)} of track {track} under condition "
-                f"{choice.condition.digest[:12]}, so there is nothing to compare; run `ranker evaluate {submission}`"
+                f"submission {submission} was not evaluated on {', '.join(missing)} of track {track} under "
+                f"condition {found.choice.condition.digest[:12]}, so there is nothing to compare; run "
+                f"`ranker evaluate {submission}`"
             )
     whole = {key: uncertainty.track_draws(draws[key], active) for key in (first, second)}
-    ones = {key: _track_score(benchmark, track, {name: scores[key][name].value for name in names}) for key in whole}
-    found = [_difference(None, ones[first], ones[second], whole[first], whole[second])]
+    ones = {key: _track_score(active, {name: scores[key][name].value for name in names}) for key in whole}
+    differences = [_difference(None, ones[first], ones[second], whole[first], whole[second])]
     for name in names:
         one, other = scores[first][name].value, scores[second][name].value
-        found.append(_difference(name, one, other, draws[first][name], draws[second][name]))
-    return tuple(found)
+        differences.append(_difference(name, one, other, draws[first][name], draws[second][name]))
+    return tuple(differences)
 
 
-def _track_score(benchmark: Benchmark, track: str, raw: dict[str, float]) -> float:
+def _track_score(track: Track, raw: dict[str, float]) -> float:
     import pandas as pd
 
     from ranker import scoring
 
-    return float(scoring.rank(pd.DataFrame([raw]), benchmark.track(track))["score"].iloc[0])
+    return float(scoring.rank(pd.DataFrame([raw]), track)["score"].iloc[0])
 
 
 def _difference(

@@ -4,34 +4,50 @@ protocol.
 
 from __future__ import annotations
 
-from ranker.config import Benchmark, Track
+from ranker.config import Benchmark, Recipe, TrackPart
 from ranker.data.store import data_digest
-from ranker.errors import UsageError
+from ranker.errors import ConfigError, UsageError
 from ranker.home import Home
 from ranker.lalm.decoder import DecoderFiles, locate
 from ranker.metrics.caption import caption_models
-from ranker.types import Condition, MetricName, digest_json
+from ranker.types import Condition, MetricName, Part, digest_json
 
 
 def condition_for(
-    home: Home, benchmark: Benchmark, track: str, *, limit_steps: int | None, sandboxed: bool, device: str
+    home: Home,
+    benchmark: Benchmark,
+    track: str,
+    *,
+    limit_steps: int | None,
+    sandboxed: bool,
+    device: str,
+    part: Part = Part.PUBLIC,
 ) -> Condition:
-    """The condition of every evaluation of this track on this machine.
+    """The condition of every evaluation of this part of this track on this machine.
 
-    `device` is "cpu" or the GPU's model name. Raises MissingError where data, decoder or metric models are not there.
+    `device` is "cpu" or the GPU's model name. Raises MissingError where data, decoder or metric models are not there,
+    ConfigError where the part has nothing to be trained on.
     """
     if limit_steps is not None and limit_steps < 1:
         raise UsageError(f"--limit-steps must be at least 1, not {limit_steps}")
-    recipe, files, active = benchmark.recipe, locate(benchmark.recipe.decoder), benchmark.track(track)
+    model = benchmark.part(track, part)
+    if not model.mixture.tasks:
+        raise ConfigError(
+            f"benchmark {benchmark.name}, track {track}: no task that its {part} part is trained on has a train split"
+        )
+    recipe, files = model.recipe, locate(benchmark.recipe.decoder)
     layers = recipe.decoder_layers or files.layers
-    steps = min(limit_steps or recipe.steps, recipe.steps)
-    caption_tasks = [task.name for task in active.active_tasks if task.metric in {MetricName.FENSE, MetricName.DATE}]
-    reasons = _reasons(benchmark, files, layers=layers, steps=steps, captions=bool(caption_tasks), sandboxed=sandboxed)
+    steps = benchmark.steps(track, part, limit_steps)
+    caption_tasks = [task.name for task in model.tasks if task.metric in {MetricName.FENSE, MetricName.DATE}]
+    reasons = _reasons(
+        benchmark, recipe, files, layers=layers, steps=steps, captions=bool(caption_tasks), sandboxed=sandboxed
+    )
     return Condition(
         benchmark=benchmark.name,
         track=track,
-        measurement=benchmark.measurement_digest(track),
-        data=data_digest(home.data / benchmark.name, shard_patterns(active)),
+        part=part,
+        measurement=benchmark.measurement_digest(track, part),
+        data=data_of(home, benchmark, model),
         decoder=files.digest,
         decoder_layers=layers,
         metric_models=digest_json([caption_models().name, caption_models().digest]) if caption_tasks else "",
@@ -43,14 +59,36 @@ def condition_for(
     )
 
 
-def shard_patterns(track: Track) -> list[str]:
-    """All shards that a track's active tasks train and test on, as the benchmark names them."""
-    splits = [split for task in track.active_tasks for split in (task.train, task.test) if split is not None]
-    return [pattern for split in splits for pattern in split.shards]
+def data_of(home: Home, benchmark: Benchmark, part: TrackPart) -> str:
+    """Digest of the shards that one part of a track trains and tests on. Raises MissingError."""
+    tested = [pattern for task in part.tasks for pattern in task.test.shards]
+    return data_digest(home.data / benchmark.name, [*_training_shards(part), *tested])
+
+
+def training_key(home: Home, benchmark: Benchmark, track: str, part: Part) -> str:
+    """Names all randomness of a training: digest of mixture, recipe and training data, and of nothing else.
+
+    So the public part's batches and initial weights are the same with and without a hidden file, and the prompted part
+    has those of the public one. Raises MissingError.
+    """
+    shards = _training_shards(benchmark.part(track, part))
+    data = data_digest(home.data / benchmark.name, shards)
+    return digest_json([benchmark.training_digest(track, part), data])
+
+
+def _training_shards(part: TrackPart) -> list[str]:
+    return [pattern for task in part.mixture.tasks if task.train is not None for pattern in task.train.shards]
 
 
 def _reasons(
-    benchmark: Benchmark, files: DecoderFiles, *, layers: int, steps: int, captions: bool, sandboxed: bool
+    benchmark: Benchmark,
+    recipe: Recipe,
+    files: DecoderFiles,
+    *,
+    layers: int,
+    steps: int,
+    captions: bool,
+    sandboxed: bool,
 ) -> list[str]:
     reasons = []
     if not benchmark.whole_protocol:
@@ -61,8 +99,8 @@ def _reasons(
         reasons.append(f"only the first {layers} of the decoder's {files.layers} layers are used")
     if captions:
         reasons.append(f"captions are scored by FENSE[{caption_models().name}], a stand-in for FENSE")
-    if steps < benchmark.recipe.steps:
-        reasons.append(f"training stopped after {steps} of {benchmark.recipe.steps} steps (--limit-steps)")
+    if steps < recipe.steps:
+        reasons.append(f"training stopped after {steps} of {recipe.steps} steps (--limit-steps)")
     if not sandboxed:
         reasons.append("the encoders ran without a sandbox (--sandbox none)")
     return reasons

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ranker.baseline import Baseline, misfits
 from ranker.errors import ConfigError
 from ranker.types import (
     Domain,
@@ -317,6 +318,15 @@ class Benchmark(RankedBenchmark):
     )
     recipe: Recipe
     tracks: dict[str, Track] = Field(min_length=1)
+    baselines: tuple[Baseline, ...] = ()
+    needs_calibration: bool = Field(default=False, description="publish only when the baselines score as published")
+
+    @model_validator(mode="after")
+    def _baselines_fit(self) -> Self:
+        tasks = {name: {task.name for task in track.active_tasks} for name, track in self.tracks.items()}
+        if found := [*misfits(self.baselines, tasks)]:
+            raise ValueError("; ".join(found))
+        return self
 
     def track(self, name: str) -> Track:
         """The named track; raises ConfigError, naming those that exist."""
@@ -431,7 +441,7 @@ class Service(_Strict):
     cpu_workers: int = Field(default=2, ge=1, description="worker processes on a machine without a GPU")
 
 
-Model = TypeVar("Model", bound=_Strict)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load(model: type[Model], path: Path) -> Model:

@@ -1,8 +1,8 @@
-"""One track of one submission, from features to scores: encode, train, answer, score, manifest.
+"""One part of one track of one submission, from features to scores: encode, train, answer, score, manifest.
 
 All that this writes lies in the attempt's own folder. What an earlier attempt of the same job finished (checkpoints,
-scores made with the same weights) is taken over; on the same CPU with the same threads it is what would come out
-again, bit for bit.
+scores made with the same weights) is taken over, and so are the weights of another finished job of the submission that
+trained the very same; on the same CPU with the same threads it is what would come out again, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from ranker.conditions import shard_patterns
-from ranker.config import Benchmark, Task, load
-from ranker.data.shards import read_split
-from ranker.data.store import data_digest
+from ranker.conditions import data_of, training_key
+from ranker.config import Task, TrackPart
+from ranker.data.shards import scored_clips, training_data
 from ranker.durable import whole_file
 from ranker.errors import InfraError, OrganizerError
+from ranker.hidden import load_benchmark
 from ranker.intake.archive import describe
 from ranker.job import JobContext, Outcome
 from ranker.lalm import decoder as decoders
@@ -40,18 +41,24 @@ from ranker.queue import NewScore
 from ranker.sandbox.backends import open_sandbox
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.witness import Witness, confirm
-from ranker.types import Condition, EncoderSource, Progress, SandboxName, Stage
+from ranker.types import Condition, EncoderSource, Part, Progress, SandboxName, Stage
+from ranker.weights import finished_weights, only_trainer, training_identity
 
 _STANDARDIZED_OVER = 2_000
 
 
 @dataclass(kw_only=True)
 class _Run:
-    """One attempt: its context, what it measures, how many steps an earlier one had done, and each stage's seconds."""
+    """One attempt: its context, what it measures, how many steps an earlier one had done, and each stage's seconds.
+
+    `key` names all randomness of the training: the same for every team. `training` is the identity of the weights.
+    """
 
     context: JobContext
-    benchmark: Benchmark
+    part: TrackPart
     condition: Condition
+    key: str
+    training: str
     batch_invariant: bool
     output_dim: int
     steps_taken_over: int = 0
@@ -60,25 +67,21 @@ class _Run:
 
     @property
     def data(self) -> Path:
-        return self.context.home.data / self.benchmark.name
+        return self.context.home.data / self.condition.benchmark
 
     @property
     def folder(self) -> Path:
         return self.context.run_folder
 
     @property
-    def random_key(self) -> str:
-        """Names all randomness of the run: the same for every team."""
-        return f"{self.condition.measurement}:{self.context.claim.seed}"
+    def siblings(self) -> Path:
+        """Folder of all jobs of this submission."""
+        return self.folder.parent.parent
 
     @property
     def earlier(self) -> list[Path]:
         """Folders of this job's earlier attempts, latest first."""
         return sorted((path for path in self.folder.parent.glob("attempt-*") if path < self.folder), reverse=True)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return self.benchmark.track(self.condition.track).active_tasks
 
     def lap(self, stage: Stage) -> None:
         """Add the wall-clock time since the last lap to `stage`."""
@@ -94,11 +97,13 @@ def evaluate(context: JobContext) -> Outcome:
     """
     started_at = datetime.now(UTC)
     run, source = _begin(context)
+    for task in run.part.tasks:
+        scored_clips(run.data, task.test.shards, task.test.key)  # that a test set is broken is told before training
     threads = _fixed_threads(run)
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    service, recipe = context.service, run.benchmark.recipe
+    service, recipe = context.service, run.part.recipe
     sandbox = open_sandbox(
         service.sandbox if run.condition.sandboxed else SandboxName.NONE,
         image=service.docker_image,
@@ -117,15 +122,14 @@ def evaluate(context: JobContext) -> Outcome:
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
-    with sandbox.start(spec, service.limits) as started:
+    with _turn_to_train(run) as training, sandbox.start(spec, service.limits) as started:
         encoder = Witness(started)
-        model = AudioLanguageModel(
-            network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.random_key
-        )
+        model = AudioLanguageModel(network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.key)
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
-        scores = [_score(run, task, model, encoder, weights) for task in run.tasks]
+        training.close()
+        scores = [_score(run, task, model, encoder, weights) for task in run.part.tasks]
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
     run.lap(Stage.CHECK)
@@ -142,10 +146,12 @@ def _manifest(run: _Run, scores: Sequence[NewScore]) -> dict[str, object]:
         "submission": asdict(context.submission),
         "condition": condition.to_json(),
         "condition_digest": condition.digest,
-        "recipe": run.benchmark.recipe.model_dump(mode="json"),
+        "recipe": run.part.recipe.model_dump(mode="json"),
+        "training": run.training,
         "seed": context.claim.seed,
         "attempt": context.claim.attempt,
         "steps_taken_over": run.steps_taken_over,
+        "skipped": _skipped(run),
         "finished_at": _iso(datetime.now(UTC)),
         "seconds": run.seconds,
         "peak_memory_gb": peak_memory_gb(),
@@ -155,6 +161,13 @@ def _manifest(run: _Run, scores: Sequence[NewScore]) -> dict[str, object]:
             score.task: {"metric": score.metric, "value": score.value, "items": score.items} for score in scores
         },
     }
+
+
+def _skipped(run: _Run) -> dict[str, dict[str, str]]:
+    """Of each task that has any: the training clips that could not be used, and why. The same for every team."""
+    splits = {task.name: task.train for task in run.part.mixture.tasks if task.train is not None}
+    found = {name: training_data(run.data, split.shards, split.key).skipped for name, split in splits.items()}
+    return {name: {each.clip: each.why for each in defects} for name, defects in found.items() if defects}
 
 
 def _iso(moment: datetime) -> str:
@@ -169,20 +182,11 @@ def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
             f"job {context.claim.job_id} evaluates submission {context.submission.id}, which has no successful check; "
             "run `ranker ingest` on its ZIP again"
         )
-    benchmark = load(Benchmark, context.home.config_path(condition.benchmark))
-    run = _Run(
-        context=context,
-        benchmark=benchmark,
-        condition=condition,
-        batch_invariant=bool(check["encoder"]["batch_invariant"]),
-        output_dim=int(check["encoder"]["output_dim"]),
-    )
-    if condition.measurement != benchmark.measurement_digest(condition.track):
-        raise OrganizerError(
-            f"the configuration of benchmark {benchmark.name}, track {condition.track}, changed after job "
-            f"{context.claim.job_id} was queued; run `ranker evaluate` again, which queues it anew"
-        )
-    if condition.data != data_digest(run.data, shard_patterns(benchmark.track(condition.track))):
+    benchmark = load_benchmark(context.home, condition.benchmark)
+    part = benchmark.part(condition.track, condition.part)
+    if condition.measurement != benchmark.measurement_digest(condition.track, condition.part):
+        raise OrganizerError(_changed(context, condition))
+    if condition.data != data_of(context.home, benchmark, part):
         raise OrganizerError(
             f"the data of benchmark {benchmark.name} changed after job {context.claim.job_id} was queued; "
             "run `ranker evaluate` again, which queues it anew"
@@ -190,7 +194,34 @@ def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     if condition.device not in {here, "cpu"}:
         raise InfraError(f"job {context.claim.job_id} is to run on {condition.device}, but this worker has {here}")
-    return run, EncoderSource(**check["source"])
+    source = EncoderSource(**check["source"])
+    key = f"{training_key(context.home, benchmark, condition.track, condition.part)}:{context.claim.seed}"
+    run = _Run(
+        context=context,
+        part=part,
+        condition=condition,
+        key=key,
+        training=training_identity(key, condition, source),
+        batch_invariant=bool(check["encoder"]["batch_invariant"]),
+        output_dim=int(check["encoder"]["output_dim"]),
+    )
+    return run, source
+
+
+def _changed(context: JobContext, condition: Condition) -> str:
+    """Why a job cannot be done: what it measures is not what the files here say."""
+    job, hidden = f"job {context.claim.job_id}", context.home.hidden
+    where = f"benchmark {condition.benchmark}, track {condition.track}"
+    if hidden is None and condition.part is not Part.PUBLIC:
+        return (
+            f"{job} measures hidden tasks of {where}, but this worker was given no file of hidden tasks; start it with "
+            "--hidden FILE, or RANKER_HIDDEN"
+        )
+    hint = "no file of hidden tasks was given here; was one when it was queued?" if hidden is None else str(hidden)
+    return (
+        f"the configuration of {where}, or its hidden tasks ({hint}), changed after {job} was queued; "
+        "run `ranker evaluate` again, which queues it anew"
+    )
 
 
 def _require_same_tree(context: JobContext, tree: Path) -> None:
@@ -210,16 +241,27 @@ def _fixed_threads(run: _Run) -> int:
         return int(path.read_text(encoding="ascii"))
     except FileNotFoundError:
         workers = run.context.service.cpu_workers if run.condition.device == "cpu" else 1
-        threads = max(1, min(run.benchmark.recipe.threads, (os.cpu_count() or 1) // workers))
+        threads = max(1, min(run.part.recipe.threads, (os.cpu_count() or 1) // workers))
         with whole_file(path) as temporary:
             temporary.write_text(str(threads), encoding="ascii")
         return threads
 
 
+def _turn_to_train(run: _Run) -> ExitStack:
+    """Wait until no other job trains the very same; then it may be taken over. Close what is returned afterwards."""
+    stack = ExitStack()
+    waiting = Progress(stage=Stage.LOAD)
+    stack.enter_context(only_trainer(run.siblings, run.training, lambda: run.context.report(waiting)))
+    return stack
+
+
 def _trained(run: _Run, model: AudioLanguageModel, encoder: Witness) -> str:
-    """Train `model` in place, or take over what an earlier attempt finished; returns the weights' digest."""
+    """Train `model` in place, or take over what an earlier attempt or another job finished; returns the weights'
+    digest.
+    """
     final = run.folder / f"step-{run.condition.steps:08d}"
-    checkpoint = latest_checkpoint(run.earlier)
+    finished = finished_weights(run.siblings, run.training, run.condition.steps)
+    checkpoint = finished or latest_checkpoint(run.earlier)
     if checkpoint is not None:
         _take_over_log(run, checkpoint)
     if checkpoint is not None and checkpoint.name == final.name:
@@ -233,13 +275,13 @@ def _trained(run: _Run, model: AudioLanguageModel, encoder: Witness) -> str:
 
 
 def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: Path | None) -> None:
-    recipe, steps, report = run.benchmark.recipe, run.condition.steps, run.context.report
+    recipe, steps, report = run.part.recipe, run.condition.steps, run.context.report
     plan = curriculum(
-        run.benchmark.track(run.condition.track),
+        run.part.mixture,
         recipe,
         data=run.data,
         seed=run.context.claim.seed,
-        random_key=run.random_key,
+        random_key=run.key,
         steps=steps,
         count_tokens=lambda text: len(model.tokenize(text)),
     )
@@ -266,7 +308,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
             model,
             recipe=recipe,
             steps=steps,
-            random_key=run.random_key,
+            random_key=run.key,
             examples=lambda step: [example(sample) for sample in plan[step]],
             folder=run.folder,
             resume_from=checkpoint,
@@ -300,8 +342,8 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, w
 
 
 def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness) -> dict[str, object]:
-    recipe, report = run.benchmark.recipe, run.context.report
-    clips = [clip for shard in read_split(run.data, task.test.shards) for clip in shard.clips]
+    recipe, report = run.part.recipe, run.context.report
+    clips = scored_clips(run.data, task.test.shards, task.test.key)
     report(Progress(stage=Stage.GENERATE, task=task.name, done=0, total=len(clips)))
     answers = answer(
         model,
@@ -334,7 +376,8 @@ def _blind(run: _Run, task: Task, scored: Sequence[Pair]) -> float | None:
     """What a model that answers without listening could get: always the commonest training answer."""
     if task.train is None:
         return None
-    clips = [clip for shard in read_split(run.data, task.train.shards) for clip in shard.clips]
+    shards = training_data(run.data, task.train.shards, task.train.key).shards
+    clips = [clip for shard in shards for clip in shard.clips]
     commonest = blind_answer(reference for clip in clips for reference in clip.references(task.train.key))
     return blind_value(task.metric, scored, commonest, num_classes=task.num_classes)
 

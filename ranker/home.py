@@ -9,9 +9,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
-    """The folder that holds one challenge's database, submissions, runs and page."""
+    """The folder that holds one challenge's database, submissions, runs and page.
+
+    `hidden`: the file of hidden tasks, which lies elsewhere; None where there is none to be known of.
+    """
 
     root: Path
+    hidden: Path | None = None
 
     @property
     def database_path(self) -> Path:

@@ -1,9 +1,15 @@
-"""Which finished evaluations make one board: those of one condition and one seed, for the present configuration."""
+"""Which finished evaluations make one board: those of one condition and one seed, for the present configuration.
+
+A track of several parts has a condition for each. Parts stand on one board if they share all circumstances (decoder,
+precision, device, sandbox, limit of steps) and the seed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -11,36 +17,65 @@ from sqlalchemy.orm import Session, selectinload
 from ranker.config import Benchmark
 from ranker.db.models import Job
 from ranker.errors import MissingError, UsageError
-from ranker.types import Condition, JobKind, Status
+from ranker.types import Condition, JobKind, Part, Status
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One board that could be assembled. `finished_at` is its latest evaluation, `submissions` how many it ranks."""
+    """One board that could be assembled. `finished_at` is its latest evaluation, `submissions` how many it ranks.
+
+    `condition` is that of the public part, `others` are those of the track's other parts. A part of which nothing has
+    finished has none; without a public one, the first other stands in its place.
+    """
 
     condition: Condition
     seed: int
     submissions: int
     finished_at: datetime
+    others: tuple[Condition, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Of all parts."""
+        return (self.condition, *self.others)
+
+    @property
+    def demonstration(self) -> tuple[str, ...]:
+        """What differs from the protocol in any part."""
+        return tuple(dict.fromkeys(reason for each in self.conditions for reason in each.demonstration))
+
+    def fits(self, condition: str) -> bool:
+        """Whether the digest of any part's condition starts with `condition`."""
+        return any(each.digest.startswith(condition) for each in self.conditions)
 
     def describe(self) -> str:
         """One line for people: the digest to choose by, and what tells this board from the others."""
-        reasons = self.condition.demonstration
-        kind = f"demonstration: {', '.join(reasons)}" if reasons else "the whole protocol"
+        kind = f"demonstration: {', '.join(self.demonstration)}" if self.demonstration else "the whole protocol"
         plural = "s" * (self.submissions != 1)
+        others = "".join(f", {each.part} part {each.digest[:12]}" for each in self.others)
         return (
-            f"{self.condition.digest[:12]} with seed {self.seed} "
+            f"{self.condition.digest[:12]}{others} with seed {self.seed} "
             f"({self.submissions} submission{plural}, {self.condition.device}, {kind})"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finished:
+    """The succeeded evaluations of one part under one condition and seed, sorted by time."""
+
+    condition: Condition
+    seed: int
+    jobs: tuple[Job, ...]
 
 
 def finished(session: Session, benchmark: Benchmark, track: str) -> list[tuple[Choice, list[Job]]]:
     """The track's boards with their succeeded evaluations (scores loaded), the one taken by default first.
 
-    That is: fewest reasons to call it a demonstration, then most submissions, then the most recent. Evaluations under
-    an earlier configuration of tasks or recipe belong to none. Raises ConfigError for an unknown track.
+    That is: any that ranks a submission, then fewest reasons to call it a demonstration, then most submissions, then
+    the most recent. Evaluations under an earlier configuration of tasks or recipe belong to none. Raises ConfigError
+    for an unknown track.
     """
-    measurement = benchmark.measurement_digest(track)
+    measurements = {part.name: benchmark.measurement_digest(track, part.name) for part in benchmark.parts(track)}
     query = (
         select(Job)
         .where(Job.kind == JobKind.EVALUATE, Job.status == Status.SUCCEEDED)
@@ -48,15 +83,48 @@ def finished(session: Session, benchmark: Benchmark, track: str) -> list[tuple[C
         .options(selectinload(Job.scores))
         .order_by(Job.finished_at, Job.id)
     )
-    boards: dict[tuple[str, int], list[Job]] = {}
+    groups: dict[tuple[str, int], list[Job]] = {}
     for job in session.scalars(query):
         condition = _condition(job)
-        if condition.measurement == measurement:
-            boards.setdefault((condition.digest, job.seed), []).append(job)
-    found = [(_choice(jobs), jobs) for jobs in boards.values()]
-    found.sort(key=lambda pair: (pair[0].submissions, pair[0].finished_at), reverse=True)
-    found.sort(key=lambda pair: len(pair[0].condition.demonstration))
+        if measurements.get(condition.part) == condition.measurement:
+            groups.setdefault((condition.digest, job.seed), []).append(job)
+    of_parts = [
+        _Finished(condition=_condition(jobs[-1]), seed=jobs[0].seed, jobs=tuple(jobs)) for jobs in groups.values()
+    ]
+    found = [
+        (
+            _choice(parts, len(measurements)),
+            sorted((job for part in parts for job in part.jobs), key=lambda job: job.id),
+        )
+        for parts in _joined(of_parts, benchmark, track)
+    ]
+    found.sort(key=lambda pair: (pair[0].submissions, len(pair[1]), pair[0].finished_at), reverse=True)
+    found.sort(key=lambda pair: (pair[0].submissions == 0, len(pair[0].demonstration)))
     return found
+
+
+def _joined(found: Iterable[_Finished], benchmark: Benchmark, track: str) -> Iterator[tuple[_Finished, ...]]:
+    """One tuple for each board: an element for each part of which something has finished, in the order of parts.
+
+    Parts may have recipes of different length, so that a limit of steps shows in one of them only: each limit that
+    some element tells of makes a board, of all elements whose steps are those of their part under this limit.
+    """
+    together: dict[tuple[str, int], list[_Finished]] = {}
+    for each in found:
+        together.setdefault((each.condition.circumstances, each.seed), []).append(each)
+    for members in together.values():
+        steps = [(each.condition.steps, benchmark.steps(track, each.condition.part, None)) for each in members]
+        limits = sorted({own for own, whole in steps if own < whole})
+        for limit in (None, *limits):
+            parts = [
+                [
+                    each
+                    for each in members
+                    if each.condition.part is name and each.condition.steps == benchmark.steps(track, name, limit)
+                ]
+                for name in Part
+            ]
+            yield from (combination for combination in product(*filter(None, parts)) if combination)
 
 
 def choose(
@@ -74,7 +142,7 @@ def choose(
     fitting = [
         (choice, jobs)
         for choice, jobs in found
-        if choice.condition.digest.startswith(condition or "") and seed in (None, choice.seed)
+        if (condition is None or choice.fits(condition)) and seed in (None, choice.seed)
     ]
     several = condition is not None and len({choice.condition.digest for choice, _ in fitting}) > 1
     if fitting and not several:
@@ -90,13 +158,15 @@ def _condition(job: Job) -> Condition:
     return Condition.from_json(job.condition)
 
 
-def _choice(jobs: list[Job]) -> Choice:
-    """`jobs` belong to one board and are sorted by time."""
-    latest = jobs[-1]
-    assert latest.finished_at is not None, f"evaluation {latest.id} succeeded at no time"
+def _choice(parts: tuple[_Finished, ...], wanted: int) -> Choice:
+    """`parts` make one board, of a track that has `wanted` parts; a submission is ranked if it has all of them."""
+    times = [job.finished_at for part in parts for job in part.jobs if job.finished_at is not None]
+    whole = set.intersection(*({job.submission_id for job in part.jobs} for part in parts))
+    first, *others = parts
     return Choice(
-        condition=_condition(latest),
-        seed=latest.seed,
-        submissions=len({job.submission_id for job in jobs}),
-        finished_at=latest.finished_at,
+        condition=first.condition,
+        seed=first.seed,
+        submissions=len(whole) if len(parts) == wanted else 0,
+        finished_at=max(times),
+        others=tuple(part.condition for part in others),
     )

@@ -67,12 +67,14 @@ def combine(normalized: npt.NDArray[np.float64], track: RankedTrack) -> Means:
     """Formula (2) and the groups' weights on rows (R, tasks in the order of `track.active_tasks`) of normalised scores.
 
     Sums are exact before they are rounded once (`math.fsum`), so rows that should tie do tie, in whatever order their
-    tasks stand.
+    tasks stand. Raises ConfigError where a weight that is needed is not known.
     """
     tasks = track.active_tasks
     groups = list(dict.fromkeys(task.group for task in tasks))
     members = {group: [i for i, task in enumerate(tasks) if task.group is group] for group in groups}
-    shares = [track.weight_of(task) for task in tasks]
+    # A column of nothing but gaps makes every mean over it a gap: its weight, which may be unknown yet, is not needed.
+    absent: npt.NDArray[np.bool_] = np.all(np.isnan(normalized), axis=0)
+    shares = [1.0 if absent[i] else track.weight_of(task) for i, task in enumerate(tasks)]
     by_group = {group: _weighted(normalized[:, own], [shares[i] for i in own]) for group, own in members.items()}
     if track.group_weights is None:
         return Means(track=_weighted(normalized, shares), groups=by_group)

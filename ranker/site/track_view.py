@@ -228,7 +228,7 @@ def head_view(column: TaskColumn) -> HeadView:
         column=column,
         tip=tip,
         no_signal=column.signal is False,
-        weight=text.compact(column.weight),
+        weight=text.NONE if column.weight is None else text.compact(column.weight),
         items=text.NONE if column.items is None else f"{column.items:,}",
         blind=text.number(column.blind),
         bounds=f"{text.compact(column.worst)} to {text.compact(column.best)}",
