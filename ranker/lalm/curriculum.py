@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ranker.config import Recipe, Track
 from ranker.data.mixture import Pair, Source, batches, pairs
-from ranker.data.shards import read_split
+from ranker.data.shards import training_data
 from ranker.lalm.features import Excerpt, training_excerpt
 
 
@@ -42,7 +42,12 @@ def curriculum(
     """
     training = [(task.name, task.train) for task in track.active_tasks if task.train is not None]
     sources = [
-        Source(name=name, shards=tuple(read_split(data, split.shards)), keys=split.key, weight=split.mixture_weight)
+        Source(
+            name=name,
+            shards=training_data(data, split.shards, split.key).shards,
+            keys=split.key,
+            weight=split.mixture_weight,
+        )
         for name, split in training
     ]
     tokens = cache(count_tokens)
