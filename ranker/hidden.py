@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ranker.config import Benchmark, Name, Share, Task, Track, load, mistakes
+from ranker.config import (
+    Benchmark,
+    Folder,
+    Name,
+    RankedBenchmark,
+    Repository,
+    Share,
+    Task,
+    Track,
+    load,
+    mistakes,
+)
 from ranker.errors import ConfigError
 from ranker.home import Home
 from ranker.types import Group, Part, Weighting
+
+Configured = TypeVar("Configured", bound=RankedBenchmark)
 
 AS_PUBLISHED = {Group.PUBLIC: 0.5, Group.HIDDEN: 0.5}
 """Group weights of the challenge of 2026 (docs/protocol.md, section 4)."""
@@ -42,11 +55,12 @@ class HiddenTrack(BaseModel):
 
 
 class HiddenFile(BaseModel):
-    """The whole file: which benchmark it belongs to, and the hidden tasks of its tracks."""
+    """The whole file: which benchmark it belongs to, where its data is fetched from, and the tracks' hidden tasks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     benchmark: Name
+    repositories: dict[Folder, Repository] = Field(default_factory=dict)
     tracks: dict[str, HiddenTrack] = Field(min_length=1)
 
 
@@ -59,9 +73,14 @@ def load_benchmark(home: Home, name: str) -> Benchmark:
     return benchmark if home.hidden is None else merged(benchmark, home.hidden)
 
 
-def merged(benchmark: Benchmark, path: Path) -> Benchmark:
+def merged(benchmark: Configured, path: Path) -> Configured:
     """The benchmark with the tasks of the hidden file at `path` after its own. Raises ConfigError."""
     hidden = load(HiddenFile, path)
+    if not isinstance(benchmark, Benchmark):
+        raise ConfigError(
+            f"benchmark {benchmark.name} only ranks tables that were made elsewhere, and its own file lists hidden "
+            f"tasks too; leave --hidden {path} (or RANKER_HIDDEN) out"
+        )
     if hidden.benchmark != benchmark.name:
         raise ConfigError(
             f"{path}: holds hidden tasks of benchmark {hidden.benchmark}, and {benchmark.name} was asked for; "
@@ -74,7 +93,10 @@ def merged(benchmark: Benchmark, path: Path) -> Benchmark:
             f"which has {', '.join(benchmark.tracks)}"
         )
     tracks = {name: _merged(track, hidden.tracks.get(name), name, path) for name, track in benchmark.tracks.items()}
-    return benchmark.model_copy(update={"tracks": tracks})
+    twice = sorted(set(hidden.repositories) & set(benchmark.repositories))
+    if twice:
+        raise ConfigError(f"{path}: repositories: {', '.join(twice)} is in benchmark {benchmark.name} already")
+    return benchmark.model_copy(update={"tracks": tracks, "repositories": benchmark.repositories | hidden.repositories})
 
 
 def _merged(track: Track, hidden: HiddenTrack | None, name: str, path: Path) -> Track:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -157,7 +157,7 @@ def training_curve(run: Path) -> tuple[tuple[int, float], ...]:
 
 def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> SubmissionPage:
     check = view.check.result if view.check is not None else None
-    runs = [_run(view, home, board) for board in boards]
+    runs = [run for board in boards for run in _runs(view, home, board)]
     return SubmissionPage(
         id=view.submission.id,
         team=view.submission.team,
@@ -166,22 +166,26 @@ def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> Submissi
         state=view.state,
         encoder=check["encoder"] if check is not None else None,
         reasons=view.public_reasons,
-        runs=tuple(run for run in runs if run is not None),
+        runs=tuple(runs),
     )
 
 
-def _run(view: SubmissionView, home: Home, board: Board) -> TrackRun | None:
-    for job in view.evaluations:
-        on_board = (job.condition_digest, job.seed) == (board.condition.digest, board.seed)
-        if job.status != Status.SUCCEEDED or not on_board or job.result is None:
-            continue
-        folder = home.root / job.result["run"]
-        public = {column.name for column in board.columns if column.group is Group.PUBLIC}
-        samples = {score.task: _samples(home.root / score.predictions) for score in job.scores if score.task in public}
-        return TrackRun(
-            track=board.track, manifest=read_manifest(folder) or {}, curve=training_curve(folder), samples=samples
-        )
-    return None
+def _runs(view: SubmissionView, home: Home, board: Board) -> Iterator[TrackRun]:
+    """The submission's runs that stand on the board, one for each part that has finished."""
+    public = {column.name for column in board.columns if column.group is Group.PUBLIC}
+    for condition in (board.condition, *board.others):
+        for job in view.evaluations:
+            on_board = (job.condition_digest, job.seed) == (condition.digest, board.seed)
+            if job.status != Status.SUCCEEDED or not on_board or job.result is None:
+                continue
+            folder = home.root / job.result["run"]
+            yield TrackRun(
+                track=board.track,
+                part=condition.part,
+                manifest=read_manifest(folder) or {},
+                curve=training_curve(folder),
+                samples={s.task: _samples(home.root / s.predictions) for s in job.scores if s.task in public},
+            )
 
 
 def _samples(path: Path) -> tuple[Sample, ...]:

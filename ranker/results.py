@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ranker.board import Board, Cell, Interval
 from ranker.site import SubmissionPage, TrackRun
-from ranker.types import Stage
+from ranker.types import Part, Stage
 
 _STAGES = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE, Stage.CHECK)
 
 
 def markdown(boards: Sequence[Board], pages: Sequence[SubmissionPage], remarks: str | None) -> str:
     """The report; `remarks` (Markdown) is what people have to say about it, and stands below."""
-    runs = {(page.id, run.track): run for page in pages for run in page.runs}
+    runs = [(page.id, run) for page in pages for run in page.runs]
     parts = [f"# Results on {boards[0].benchmark_title} (`{boards[0].benchmark}`)"]
     parts.append(
         f"Written by `ranker results --benchmark {boards[0].benchmark}`; no figure above the remarks is typed by hand."
@@ -25,8 +25,13 @@ def markdown(boards: Sequence[Board], pages: Sequence[SubmissionPage], remarks: 
         listed = "\n".join(f"- {reason}" for reason in reasons)
         parts.append(f"**A demonstration, not a result of the challenge:**\n\n{listed}")
     for board in boards:
-        own = [(row.team, runs.get((row.submission_id, board.track))) for row in board.rows]
-        parts += _board(board, [(team, run) for team, run in own if run is not None])
+        own = [
+            (row.team if run.part is Part.PUBLIC else f"{row.team} ({run.part} part)", run)
+            for row in board.rows
+            for submission, run in runs
+            if (submission, run.track) == (row.submission_id, board.track)
+        ]
+        parts += _board(board, own)
     if remarks is not None:
         parts.append(remarks.strip())
     return "\n\n".join(parts) + "\n"
@@ -87,10 +92,12 @@ def _conditions(board: Board, runs: Sequence[tuple[str, TrackRun]]) -> str:
     threads = sorted({str(run.manifest["threads"]) for _, run in runs})
     sandboxes = sorted({str(run.manifest["sandbox"]) for _, run in runs})
     attempts = sorted({run.manifest["attempt"] for _, run in runs})
+    others = "".join(f", {each.part} part `{each.digest[:12]}` ({each.steps} steps)" for each in board.others)
+    machine = f"{condition.device} ({'; '.join(hardware)}; threads per job: {', '.join(threads)})"
     return (
-        f"Condition `{condition.digest[:12]}`: {condition.steps} steps, {condition.decoder_layers} decoder layers, "
-        f"{condition.precision}, seed {board.seed}, on {condition.device} ({'; '.join(hardware)}; threads per job: "
-        f"{', '.join(threads)}); sandbox: {', '.join(sandboxes)}; attempts: {', '.join(map(str, attempts))}."
+        f"Condition `{condition.digest[:12]}`{others}: {condition.steps} steps, {condition.decoder_layers} decoder "
+        f"layers, {condition.precision}, seed {board.seed}, on {machine}; sandbox: {', '.join(sandboxes)}; attempts: "
+        f"{', '.join(map(str, attempts))}."
     )
 
 

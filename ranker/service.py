@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,27 +16,24 @@ from sqlalchemy.orm import Session
 from ranker import config
 from ranker.db.session import open_database, session
 from ranker.errors import ConfigError, MissingError, UsageError
+from ranker.hidden import merged
 from ranker.home import Home, asset
-from ranker.types import JobKind, SandboxName, Status, SubmissionState
+from ranker.types import Buildable, JobKind, Part, SandboxName, Status, SubmissionState
 
 if TYPE_CHECKING:
     from ranker.board import Board
+    from ranker.calibration import Calibration
     from ranker.comparison import Difference
+    from ranker.data.fetch import OnTransfer
     from ranker.doctor import Finding
     from ranker.intake.receive import Received
     from ranker.overview import SubmissionView
+    from ranker.provision import Provided
     from ranker.scoretable import Ranked
 
 Configured = TypeVar("Configured", bound=config.RankedBenchmark)
 
 MISSING_EXIT_CODE = MissingError.exit_code
-
-
-class Buildable(StrEnum):
-    """Benchmarks that ranker builds by itself."""
-
-    MINI = "mini"
-    FIELD = "field"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +63,12 @@ class Ranker:
     What is slow to import (pandas, and torch behind it) is imported by the methods that need it.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root=root.absolute())
+    def __init__(self, root: Path, hidden: Path | None = None) -> None:
+        self.home = Home(root=root.absolute(), hidden=None if hidden is None else hidden.absolute())
+
+    def with_hidden(self, file: Path | None) -> Ranker:
+        """The same home, with the hidden tasks of `file` merged into the benchmark that it names; None: without."""
+        return Ranker(self.home.root, file)
 
     @cached_property
     def service(self) -> config.Service:
@@ -80,14 +80,16 @@ class Ranker:
         return asked or self.service.sandbox
 
     def benchmark(self, name: str | None) -> config.Benchmark:
-        """A benchmark's configuration; None: the one that counts here. Raises UsageError, ConfigError."""
+        """A benchmark's configuration with its hidden tasks; None: the one that counts here. Raises UsageError,
+        ConfigError.
+        """
         name, path = self._config_of(name)
         if config.is_ranking_only(path):
             raise UsageError(
                 f"benchmark {name} only ranks tables that were made elsewhere (its file says `ranking_only: true`), so "
                 f"nothing can be evaluated on it; `ranker rank --scores TABLE.csv --benchmark {name}` ranks a table"
             )
-        return _named(config.load(config.Benchmark, path), name, path)
+        return self._with_hidden(_named(config.load(config.Benchmark, path), name, path))
 
     def _config_of(self, name: str | None) -> tuple[str, Path]:
         """A benchmark's name, and its file. Raises UsageError where there is none."""
@@ -161,16 +163,21 @@ class Ranker:
                 f"this machine has different GPUs ({', '.join(devices)}), whose scores share no board; "
                 "choose those of one model by CUDA_VISIBLE_DEVICES"
             )
-        conditions = [
-            condition_for(
-                self.home,
-                benchmark,
-                track,
-                limit_steps=wanted.limit_steps,
-                sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
-                device=devices[0] if devices else "cpu",
-            )
-            for track in tracks
+        by_part = [
+            [
+                condition_for(
+                    self.home,
+                    benchmark,
+                    track,
+                    part=part,
+                    limit_steps=wanted.limit_steps,
+                    sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
+                    device=devices[0] if devices else "cpu",
+                )
+                for track in tracks
+                if part in {each.name for each in benchmark.parts(track)}
+            ]
+            for part in Part  # prompted ones come last, and find the public ones' weights
         ]
         with self.open() as engine, session(engine) as writing:
             views = overview.submissions(writing) if names is None else overview.find(writing, names)
@@ -191,15 +198,17 @@ class Ranker:
                     seed=benchmark.recipe.seed,
                     now=datetime.now(UTC),
                 )
+                for conditions in by_part
                 for view in accepted
                 for condition in conditions
             ]
+            reasons = (reason for conditions in by_part for each in conditions for reason in each.demonstration)
             return Plan(
                 benchmark=benchmark.name,
                 submission_ids=tuple(view.submission.id for view in accepted),
                 asked=tuple(job.id for job in jobs),
                 job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
-                demonstration=tuple(dict.fromkeys(reason for each in conditions for reason in each.demonstration)),
+                demonstration=tuple(dict.fromkeys(reasons)),
             )
 
     def submissions(self) -> list[SubmissionView]:
@@ -239,9 +248,13 @@ class Ranker:
         from ranker.scoretable import rank_table
 
         if benchmark is not None and (Path(benchmark).suffix in {".yaml", ".yml"} or "/" in benchmark):
-            return rank_table(table, config.load_ranking(Path(benchmark)), track)
+            return rank_table(table, self._with_hidden(config.load_ranking(Path(benchmark))), track)
         name, path = self._config_of(benchmark)
-        return rank_table(table, _named(config.load_ranking(path), name, path), track)
+        return rank_table(table, self._with_hidden(_named(config.load_ranking(path), name, path)), track)
+
+    def _with_hidden(self, found: Configured) -> Configured:
+        """The configuration with its hidden tasks, if a file of them was given."""
+        return found if self.home.hidden is None else merged(found, self.home.hidden)
 
     def compare(
         self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
@@ -264,7 +277,7 @@ class Ranker:
 
     def publish(self, name: str | None, folder: Path | None) -> Path:
         """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board."""
-        from ranker import board, overview, site
+        from ranker import board, calibration, overview, site
 
         benchmark = self.benchmark(name)
         with self.reading() as reading:
@@ -272,8 +285,48 @@ class Ranker:
             boards = [
                 board.assemble(reading, self.home, benchmark, track, now=now) for track in _ready(reading, benchmark)
             ]
+            assessed = [calibration.assess(reading, benchmark, each.track, each) for each in boards]
+            calibrations = [each for each in assessed if each is not None]
+            calibration.refuse_uncalibrated(benchmark, calibrations)
             pages = overview.pages(reading, self.home, boards)
-        return site.render(boards, pages, folder or self.home.site)
+        return site.render(boards, pages, folder or self.home.site, calibrations=calibrations)
+
+    def queue_baselines(self, name: str | None, sandbox: SandboxName | None) -> Plan | None:
+        """Queue the evaluations that the benchmark's baselines miss; None where none of them has been taken in.
+
+        Raises UsageError for a benchmark without baselines, and as `queue_evaluations`.
+        """
+        from ranker import calibration
+
+        benchmark = self.benchmark(name)
+        if not benchmark.baselines:
+            raise UsageError(
+                f"benchmark {benchmark.name} has no `baselines:` in its file, so there is nothing to compare with; "
+                "configs/mini.yaml shows how to give encoders with published scores"
+            )
+        with self.reading() as reading:
+            digests = [submission.digest for submission in calibration.found(reading, benchmark).values()]
+        return self.queue_evaluations(digests, Wanted(benchmark=name, sandbox=sandbox)) if digests else None
+
+    def calibrations(self, name: str | None, *, asked: Sequence[int] = ()) -> list[Calibration]:
+        """Each track's published figures beside what was measured in the jobs `asked`; without these, on its board."""
+        from ranker import board, calibration
+        from ranker.db.models import Job
+
+        benchmark = self.benchmark(name)
+        found = []
+        with self.reading() as reading:
+            digests = {reading.get_one(Job, job).condition_digest for job in asked}
+            for track in calibration.tracks(benchmark):
+                known = [choice.condition.digest for choice in board.conditions(reading, benchmark, track)]
+                digest = next((each for each in known if each in digests or not asked), None)
+                made = (
+                    board.assemble(reading, self.home, benchmark, track, condition=digest, now=datetime.now(UTC))
+                    if digest is not None
+                    else None
+                )
+                found.append(calibration.assess(reading, benchmark, track, made))
+        return [each for each in found if each is not None]
 
     def results(self, name: str | None, remarks: Path | None) -> str:
         """Ranking, scores, hardware and durations of a benchmark as Markdown; `remarks` is put below."""
@@ -309,6 +362,31 @@ class Ranker:
                 store.build(root, mini.build, version=mini.VERSION, progress=on_progress)
         return store.digest(root)
 
+    def fetch_data(
+        self,
+        name: str,
+        *,
+        lock: Path | None,
+        only: Sequence[str],
+        jobs: int,
+        offline: bool,
+        on_step: Callable[[str], None],
+        on_transfer: OnTransfer,
+    ) -> Provided:
+        """Bring a benchmark's shards and models from the hub, as its lock file pins them; see `ranker.provision`."""
+        from ranker.provision import provide
+
+        return provide(
+            self.home,
+            self.benchmark(name),
+            lock=lock,
+            only=only,
+            jobs=jobs,
+            offline=offline,
+            on_step=on_step,
+            on_transfer=on_transfer,
+        )
+
     def verify_data(self, name: str | None) -> dict[str, list[str]]:
         """What differs from its manifest, for each benchmark that is built (or the named one). Raises MissingError."""
         from ranker.data import store
@@ -316,9 +394,8 @@ class Ranker:
         built = [path.name for path in sorted(self.home.data.glob("*")) if store.is_built(path)]
         if name is None and not built:
             raise MissingError(f"no benchmark is built under {self.home.data}; run `ranker data build mini`")
-        if name is not None and name not in {*built, *Buildable}:
-            there = ", ".join(built) or "none"
-            raise UsageError(f"{name!r} is no benchmark under {self.home.data}; what is built there: {there}")
+        if name is not None and name not in built:
+            self.benchmark(name)
         return {each: store.verify(self.home.data / each) for each in ([name] if name else built)}
 
 

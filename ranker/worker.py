@@ -329,6 +329,12 @@ def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Hand
     parser.add_argument(
         "--service", help="the service's configuration as JSON; default: the home's configs/service.yaml"
     )
+    parser.add_argument(
+        "--hidden",
+        type=Path,
+        default=os.environ.get("RANKER_HIDDEN") or None,
+        help="the file of hidden tasks; default: RANKER_HIDDEN",
+    )
     parser.add_argument("--parent", type=int, help="process id of the executor; the worker ends with it")
     given = parser.parse_args(arguments)
     stop = StopSignal()
@@ -336,7 +342,7 @@ def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Hand
     faulthandler.enable()
     if given.parent is not None:
         _die_with(given.parent)
-    home = Home(root=given.home)
+    home = Home(root=given.home, hidden=given.hidden)
     service = (
         load(Service, home.config_path("service"))
         if given.service is None

@@ -15,20 +15,23 @@ from sqlalchemy.exc import DBAPIError
 import ranker
 from ranker import service as services
 from ranker.cli import tables
+from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
 from ranker.cli.options import (
     BenchmarkOption,
     ConditionOption,
+    HiddenOption,
     JsonFlag,
     SandboxOption,
     TrackOption,
     err,
     out,
     print_json,
+    warn_without_sandbox,
 )
 from ranker.cli.progress import JobDisplay
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
-from ranker.types import SandboxName, SubmissionState
+from ranker.types import SubmissionState
 
 if TYPE_CHECKING:
     from ranker.scoretable import Ranked
@@ -42,6 +45,7 @@ app = typer.Typer(
     help="Take in, run, score and rank audio encoders of a challenge for large audio language models.",
 )
 app.add_typer(data_app, name="data")
+app.command()(calibrate)
 
 # Every complaint about the command line is a click exception; typer has its own copy of click, or not, by its version.
 Misuse = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
@@ -148,13 +152,14 @@ def evaluate(
     limit_steps: Annotated[
         int | None, typer.Option("--limit-steps", min=1, help="Stop training early: a demonstration.")
     ] = None,
+    hidden: HiddenOption = None,
     sandbox: SandboxOption = None,
 ) -> None:
     """Run what is missing for these submissions.
 
     One job per track: train, answer, score. Stopped or killed, the same command goes on from the last checkpoint.
     """
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     if bool(submissions) == everyone:
         raise UsageError("say which submissions: ids or teams, or --all")
     warn_without_sandbox(service.sandbox(sandbox))
@@ -211,6 +216,7 @@ def rank(
     benchmark: BenchmarkOption = None,
     track: TrackOption = None,
     condition: ConditionOption = None,
+    hidden: HiddenOption = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -225,7 +231,7 @@ def rank(
     as_json: JsonFlag = False,
 ) -> None:
     """Print the ranking, normalised and weighted."""
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     if scores is not None:
         if condition is not None:
             raise UsageError("--condition chooses among what was measured here; a table made elsewhere has none")
@@ -263,10 +269,11 @@ def compare(
     benchmark: BenchmarkOption = None,
     track: TrackOption = None,
     condition: ConditionOption = None,
+    hidden: HiddenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say by how much two submissions differ, with the interval of the paired difference."""
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     found = service.compare(first, second, benchmark, track=track, condition=condition)
     if as_json:
         print_json({name: [each.to_json() for each in differences] for name, differences in found.items()})
@@ -279,12 +286,13 @@ def compare(
 def leaderboard(
     context: typer.Context,
     benchmark: BenchmarkOption = None,
+    hidden: HiddenOption = None,
     folder: Annotated[
         Path | None, typer.Option("--out", file_okay=False, help="Folder; default: leaderboard/site of the home.")
     ] = None,
 ) -> None:
     """Write the static page, with JSON and CSV beside it."""
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     out.print(Text(str(service.publish(benchmark, folder))))
 
 
@@ -292,6 +300,7 @@ def leaderboard(
 def results(
     context: typer.Context,
     benchmark: BenchmarkOption = None,
+    hidden: HiddenOption = None,
     remarks: Annotated[
         Path | None, typer.Option("--remarks", exists=True, dir_okay=False, help="Markdown to stand below the figures.")
     ] = None,
@@ -301,7 +310,7 @@ def results(
 
     Ranking, scores, hardware and durations, all from the database.
     """
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     text = service.results(benchmark, remarks)
     if file is None:
         sys.stdout.write(text)
@@ -321,12 +330,3 @@ def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
         out.print(tables.findings(findings))
     if services.is_lame(findings):
         raise typer.Exit(services.MISSING_EXIT_CODE)
-
-
-def warn_without_sandbox(sandbox: SandboxName) -> None:
-    """Nobody shall run another's code unconfined without having read this."""
-    if sandbox is SandboxName.NONE:
-        err.print(
-            "[bold red]warning:[/] --sandbox none: submitted code runs with all your rights. "
-            "Use it for your own code only; every score will be marked."
-        )

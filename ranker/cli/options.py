@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,27 @@ SandboxOption = Annotated[
 ConditionOption = Annotated[
     str | None, typer.Option("--condition", help="Beginning of a condition's digest, where there are several.")
 ]
+
+HiddenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--hidden",
+        envvar="RANKER_HIDDEN",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="YAML of hidden tasks, kept outside the repository.",
+    ),
+]
+
+
+def warn_without_sandbox(sandbox: SandboxName) -> None:
+    """Nobody shall run another's code unconfined without having read this."""
+    if sandbox is SandboxName.NONE:
+        err.print(
+            "[bold red]warning:[/] --sandbox none: submitted code runs with all your rights. "
+            "Use it for your own code only; every score will be marked."
+        )
 
 
 def print_json(value: Any) -> None:

@@ -75,7 +75,7 @@ class JobDisplay:
             self._show(job)
 
     def _show(self, job: Job) -> None:
-        where = f"{job.submission.team} · track {job.track}" if job.track else job.submission.team
+        where = f"{job.submission.team} · {job.where}" if job.track else job.submission.team
         stage, note = self._stage(job)
         now = (stage, f"attempt {job.attempt}")
         changed = self._shown.get(job.id) != now

@@ -235,7 +235,7 @@ def _job_line(job: Job) -> str:
         doing = f"{job.progress['stage']} {job.progress['done']}/{job.progress['total']}"
     else:
         doing = str(job.status) + (f" ({job.fault})" if job.fault else "")
-    return f"{job.benchmark}, track {job.track}: {doing}"
+    return f"{job.benchmark}, {job.where}: {doing}"
 
 
 def _number(value: float | None) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from ranker.types import Fault, JobKind, Status
+from ranker.types import Condition, Fault, JobKind, Part, Status
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -112,6 +112,12 @@ class Job(Base):
         CheckConstraint("(status = 'failed') = (fault IS NOT NULL)", name="job_fault_when_failed"),
         Index("job_claim", "status", "not_before", "id"),
     )
+
+    @property
+    def where(self) -> str:
+        """The track that an evaluation is of and, but for the public one, the part: `track A, hidden part`."""
+        part = Part.PUBLIC if self.condition is None else Condition.from_json(self.condition).part
+        return f"track {self.track}" + ("" if part is Part.PUBLIC else f", {part} part")
 
 
 class Score(Base):

@@ -72,6 +72,8 @@ def run(
         return
     engine = open_database(home)
     arguments = [*command, "--home", str(home.root), "--jobs", ",".join(map(str, sorted(job_ids)))]
+    if home.hidden is not None:
+        arguments += ["--hidden", str(home.hidden)]
     arguments += ["--service", service.model_dump_json(), "--parent", str(os.getpid())]
     try:
         with _Pool(arguments, _environments(gpus(), service, workers, len(job_ids))) as pool:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ranker.board import Board, Cell, Row, TaskColumn
+from ranker.calibration import Calibration
 from ranker.site.charts import thinned
 from ranker.site.pages import SubmissionPage
-from ranker.site.submission_view import public_samples
+from ranker.site.submission_view import public_runs
 
 FORMAT = 1
 _COLUMNS = (
@@ -22,11 +23,15 @@ _COLUMNS = (
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def to_json(boards: Sequence[Board], pages: Sequence[SubmissionPage]) -> str:
-    """`{"format", "boards": [Board.to_json()], "submissions": [...]}`; what is not a finite number becomes null."""
+def to_json(boards: Sequence[Board], pages: Sequence[SubmissionPage], calibrations: Sequence[Calibration] = ()) -> str:
+    """`{"format", "boards": [Board.to_json()], "calibrations": [Calibration.to_json()], "submissions": [...]}`.
+
+    What is not a finite number becomes null.
+    """
     value = {
         "format": FORMAT,
         "boards": [board.to_json() for board in boards],
+        "calibrations": [calibration.to_json() for calibration in calibrations],
         "submissions": [_submission(page, boards) for page in pages],
     }
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
@@ -71,7 +76,6 @@ def _inert(value: str) -> str:
 
 
 def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]:
-    samples = public_samples(page, boards)
     return {
         "id": page.id,
         "team": page.team,
@@ -90,10 +94,10 @@ def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]
                         {"item": s.item, "reference": s.reference, "candidate": s.candidate, "score": s.score}
                         for s in items
                     ]
-                    for task, items in samples[run.track].items()
+                    for task, items in run.samples.items()
                 },
             }
-            for run in page.runs
+            for run in public_runs(page, boards)
         ],
     }
 

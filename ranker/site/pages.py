@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ranker.types import SubmissionState
+from ranker.types import Part, SubmissionState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,14 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackRun:
-    """How a submission was evaluated in one track.
+    """How a submission was evaluated in one part of one track.
 
     `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token). `samples`:
     a few items per task name; `render` drops those of tasks that no board shows as public, whatever the caller gives.
     """
 
     track: str
+    part: Part = Part.PUBLIC
     manifest: Mapping[str, Any]
     curve: tuple[tuple[int, float], ...] = ()
     samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
@@ -39,7 +40,8 @@ class SubmissionPage:
     """One submission. Its scores are not here: they stand on the boards, under the same `id`.
 
     `digest`: SHA-256 of the ZIP. `received_at` has a zone. `encoder`: what the check found, as plain JSON values; None
-    where no check has finished. `reasons`: why it was refused or failed, one sentence each. `runs`: one per track.
+    where no check has finished. `reasons`: why it was refused or failed, one sentence each. `runs`: one per track and
+    part; `render` drops those of parts that are not public, whatever the caller gives.
     """
 
     id: str

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ranker.board import Board, Interval, Row, TaskColumn
 from ranker.site import charts, text
 from ranker.site.pages import Sample, SubmissionPage, TrackRun
 from ranker.site.track_view import HeadView, head_view, range_text, score_digits, slug
-from ranker.types import Group, Stage, SubmissionState
+from ranker.types import Group, Part, Stage, SubmissionState
+
+Items = TypeVar("Items")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,7 @@ def standings(board: Board) -> Standings:
 
 def submission_view(page: SubmissionPage, boards: Sequence[Standings]) -> SubmissionView:
     """A submission's page, with its rows and cells taken from the boards."""
-    runs = {run.track: run for run in page.runs}
+    runs = {run.track: run for run in public_runs(page, [each.board for each in boards])}
     name = text.team_name(page.team, page.id)
     views = [_run(page, each, runs.get(each.board.track)) for each in boards]
     return SubmissionView(
@@ -130,15 +133,27 @@ def submission_view(page: SubmissionPage, boards: Sequence[Standings]) -> Submis
     )
 
 
-def public_samples(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, dict[str, tuple[Sample, ...]]]:
-    """Samples by track and task, of those tasks alone that a board of the track shows as public."""
+def public_runs(page: SubmissionPage, boards: Sequence[Board]) -> list[TrackRun]:
+    """The runs of public parts, with nothing on the clips of tasks but of those that a board shows as public.
+
+    What a manifest says of clips stands in `skipped`, by task.
+    """
     public = {
         board.track: {column.name for column in board.columns if column.group is Group.PUBLIC} for board in boards
     }
-    return {
-        run.track: {task: items for task, items in run.samples.items() if task in public.get(run.track, set())}
+
+    def of_public(run: TrackRun, by_task: Mapping[str, Items]) -> dict[str, Items]:
+        return {task: items for task, items in by_task.items() if task in public.get(run.track, set())}
+
+    return [
+        replace(
+            run,
+            samples=of_public(run, run.samples),
+            manifest={key: of_public(run, value) if key == "skipped" else value for key, value in run.manifest.items()},
+        )
         for run in page.runs
-    }
+        if run.part is Part.PUBLIC
+    ]
 
 
 def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> RunView | None:
@@ -148,7 +163,7 @@ def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> Run
     if row is None and run is None:
         return None
     manifest = dict(run.manifest) if run else {}
-    samples = public_samples(page, [board])[board.track] if run else {}
+    samples = run.samples if run else {}
     titles = {column.name: column.title for column in board.columns}
     groups = row.groups if row else {}
     complete = row is not None and row.rank is not None

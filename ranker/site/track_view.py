@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ranker.board import Board, Interval, Row, TaskColumn
+from ranker.calibration import Calibration
 from ranker.site import charts, text
+from ranker.site.calibration_view import CalibrationView, calibration_view
 from ranker.site.pages import SubmissionPage, page_path
 from ranker.types import Group
 
@@ -98,6 +100,7 @@ class TrackView:
     domains: str
     leader: str
     condition: text.FactGroup
+    calibration: CalibrationView | None
     made_at: str
 
 
@@ -141,7 +144,7 @@ def demonstrations(boards: Sequence[Board]) -> tuple[Demonstration, ...]:
     return tuple(each for each in found if each.reasons)
 
 
-def track_view(board: Board, pages: Mapping[str, SubmissionPage]) -> TrackView:
+def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: Calibration | None = None) -> TrackView:
     """A board as its section shows it; `pages` are the submissions that have a page, by id."""
     ranked = [row for row in board.rows if row.rank is not None]
     kinds = [group for group in Group if any(column.group is group for column in board.columns)]
@@ -188,6 +191,7 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage]) -> TrackView:
         domains=" \N{MIDDLE DOT} ".join(dict.fromkeys(column.domain.value for column in board.columns)),
         leader=_leader(ranked),
         condition=_condition(board),
+        calibration=None if calibration is None else calibration_view(calibration),
         made_at=text.moment(board.made_at),
     )
 
@@ -265,5 +269,6 @@ def _leader(ranked: Sequence[Row]) -> str:
 
 def _condition(board: Board) -> text.FactGroup:
     values = board.condition.to_json() | {"seed": board.seed, "digest": board.condition.digest}
-    del values["demonstration"]
+    values |= {f"{each.part}_part": each.digest for each in board.others}
+    del values["demonstration"], values["part"]
     return text.FactGroup(title="Condition", facts=tuple(text.fact(key, value) for key, value in values.items()))
