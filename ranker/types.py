@@ -100,6 +100,13 @@ class Domain(StrEnum):
     MUSIC = "music"
 
 
+class Buildable(StrEnum):
+    """Benchmarks that ranker builds by itself."""
+
+    MINI = "mini"
+    FIELD = "field"
+
+
 class RepoKind(StrEnum):
     """What a repository of the model hub holds, as the hub's own addresses say it."""
 
@@ -117,6 +124,14 @@ class DefectKind(StrEnum):
     FIELDS = "fields"
     LABEL = "label"
     MEMBERS = "members"
+
+
+class Concern(StrEnum):
+    """How grave a remark on a benchmark's data is: a score would not be what it says; someone should look; so it is."""
+
+    SPOILS = "spoils"
+    WARNING = "warning"
+    NOTE = "note"
 
 
 class TrackKind(StrEnum):

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ranker.data.hub import Hub
+from ranker.data.hub import Hub, download_url
 from ranker.data.lock import Lock, LockedFile, LockedRepository, Source, digests
 from ranker.durable import flush
-from ranker.errors import InfraError, MissingError
+from ranker.errors import InfraError, MissingError, OrganizerError
 from ranker.types import RepoKind
 
 JOBS = 8
@@ -26,10 +26,10 @@ JOBS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """How far a fetch is. What was here before counts as done."""
+    """How far a fetch is. What was here before counts as done; the total is None where nobody says it before."""
 
     bytes_done: int
-    bytes_total: int
+    bytes_total: int | None
     files_done: int
     files_total: int
 
@@ -87,6 +87,32 @@ def fetch_snapshot(
         fetched = fetch(hub, items, folder, known={}, jobs=jobs, on_transfer=on_transfer)
         complete(lock, items, fetched.sha256)
     return pinned.commit
+
+
+def fetch_file(
+    url: str, *, sha256: str, path: Path, offline: bool = False, on_bytes: Callable[[int], None] = lambda _: None
+) -> None:
+    """Bring one published file of known content to `path`, unless it is there; resumed after a kill.
+
+    `on_bytes` is told how many bytes have come. Raises MissingError (not there, or `offline`), InfraError (network) or
+    OrganizerError (other bytes than `sha256` says; nothing is kept).
+    """
+    with alone(path):
+        if path.is_file() and digests(path)[0] == sha256:
+            return
+        if offline:
+            raise MissingError(
+                f"{path} is not there or not the right one, and {url} is not to be asked (--offline or HF_HUB_OFFLINE)"
+            )
+        part = path.with_name(f".{path.name}.{sha256[:16]}.part")
+        download_url(url, part, on_bytes)
+        found = digests(part)[0]
+        if found != sha256:
+            part.unlink()
+            raise OrganizerError(f"{url} has SHA-256 {found}, expected {sha256}; it was changed, or a proxy answered")
+        flush(part)
+        part.replace(path)
+        flush(path.parent)
 
 
 def pin(hub: Hub, source: Source, wanted: Sequence[str], path: Path, also: Sequence[str] = ()) -> LockedRepository:

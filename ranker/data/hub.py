@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,6 +217,42 @@ class Hub:
                 "token that may read it"
             )
         return text
+
+
+def download_url(url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
+    """Bring what an address outside the hub holds into `part`, going on after what is there; no token goes with it.
+
+    Raises MissingError where the address refuses, InfraError where it cannot be reached.
+    """
+    import httpx2
+
+    part.touch()
+    failures = 0
+    while True:
+        have = part.stat().st_size
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+        try:
+            with (
+                httpx2.stream("GET", url, headers=headers, follow_redirects=True, timeout=_timeout_s()) as response,
+                part.open("ab") as file,
+            ):
+                if response.status_code == 416:  # there is nothing behind what we have
+                    return
+                if response.status_code >= 400:
+                    raise MissingError(f"{url} answered {response.status_code}; get that file in another way, or later")
+                if have and not _goes_on(response, have):
+                    file.truncate(0)
+                    on_bytes(-have)
+                for piece in response.iter_bytes(_PIECE_BYTES):
+                    file.write(piece)
+                    on_bytes(len(piece))
+                return
+        except httpx2.RequestError as error:
+            failures = 0 if part.stat().st_size > have else failures + 1
+            if failures == _TRIES:
+                raise InfraError(f"{url} cannot be reached ({error}); the same command goes on from here") from error
+            if failures:
+                time.sleep(0.5 * 2**failures)
 
 
 def _locked(file: RepoFile) -> LockedFile:

