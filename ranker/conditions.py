@@ -4,13 +4,13 @@ protocol.
 
 from __future__ import annotations
 
-from ranker.config import Benchmark, Recipe, TrackPart
+from ranker.config import Benchmark, TrackPart
 from ranker.data.store import data_digest
 from ranker.errors import ConfigError, UsageError
 from ranker.home import Home
 from ranker.lalm.decoder import DecoderFiles, locate
-from ranker.metrics.caption import caption_models
-from ranker.types import Condition, MetricName, Part, digest_json
+from ranker.metrics import CaptionModels, caption_models, computed_name
+from ranker.types import Condition, MetricModels, Part, digest_json
 
 
 def condition_for(
@@ -38,10 +38,8 @@ def condition_for(
     recipe, files = model.recipe, locate(benchmark.recipe.decoder)
     layers = recipe.decoder_layers or files.layers
     steps = benchmark.steps(track, part, limit_steps)
-    caption_tasks = [task.name for task in model.tasks if task.metric in {MetricName.FENSE, MetricName.DATE}]
-    reasons = _reasons(
-        benchmark, recipe, files, layers=layers, steps=steps, captions=bool(caption_tasks), sandboxed=sandboxed
-    )
+    models = models_of(model)
+    reasons = _reasons(benchmark, model, files, layers=layers, steps=steps, sandboxed=sandboxed)
     return Condition(
         benchmark=benchmark.name,
         track=track,
@@ -50,7 +48,7 @@ def condition_for(
         data=data_of(home, benchmark, model),
         decoder=files.digest,
         decoder_layers=layers,
-        metric_models=digest_json([caption_models().name, caption_models().digest]) if caption_tasks else "",
+        metric_models="" if models is None else models.digest,
         steps=steps,
         precision=recipe.precision,
         device=device,
@@ -63,6 +61,12 @@ def data_of(home: Home, benchmark: Benchmark, part: TrackPart) -> str:
     """Digest of the shards that one part of a track trains and tests on. Raises MissingError."""
     tested = [pattern for task in part.tasks for pattern in task.test.shards]
     return data_digest(home.data / benchmark.name, [*_training_shards(part), *tested])
+
+
+def models_of(part: TrackPart) -> CaptionModels | None:
+    """The language models that a part's captions are scored with; None where it has none. Raises MissingError."""
+    captions = any(task.metric.is_caption for task in part.tasks)
+    return caption_models(part.recipe.metric_models) if captions else None
 
 
 def training_key(home: Home, benchmark: Benchmark, track: str, part: Part) -> str:
@@ -82,23 +86,26 @@ def _training_shards(part: TrackPart) -> list[str]:
 
 def _reasons(
     benchmark: Benchmark,
-    recipe: Recipe,
+    part: TrackPart,
     files: DecoderFiles,
     *,
     layers: int,
     steps: int,
-    captions: bool,
     sandboxed: bool,
 ) -> list[str]:
-    reasons = []
+    reasons, recipe = [], part.recipe
     if not benchmark.whole_protocol:
         reasons.append(f"the benchmark is “{benchmark.title}”, not the challenge's tasks and data")
     if files.stand_in is not None:
         reasons.append(files.stand_in)
     if layers < files.layers:
         reasons.append(f"only the first {layers} of the decoder's {files.layers} layers are used")
-    if captions:
-        reasons.append(f"captions are scored by FENSE[{caption_models().name}], a stand-in for FENSE")
+    captions = {task.metric for task in part.tasks if task.metric.is_caption}
+    if recipe.metric_models is not MetricModels.REFERENCE:
+        reasons += [
+            f"captions are scored by {computed_name(metric, recipe.metric_models)}, a stand-in for {metric}"
+            for metric in sorted(captions)
+        ]
     if steps < recipe.steps:
         reasons.append(f"training stopped after {steps} of {recipe.steps} steps (--limit-steps)")
     if not sandboxed:

@@ -242,11 +242,12 @@ def _decoder(patient: _Patient) -> Iterator[_Found]:
     yield Verdict.OK, f"{files.name} at {files.weights}{later}", ""
 
 
-def _sentence_model(_: _Patient) -> Iterator[_Found]:
-    from ranker.metrics.caption import caption_models
+def _caption_models(patient: _Patient) -> Iterator[_Found]:
+    from ranker.metrics import caption_models
 
-    models = caption_models()
-    yield Verdict.OK, f"{models.name} at {models.folder}", ""
+    models = caption_models(_benchmark(patient).recipe.metric_models)
+    checker = "without a fluency checker" if models.checker is None else f"fluency checker {models.checker.weights}"
+    yield Verdict.OK, f"{models.name}: sentence model {models.sentence.folder}, {checker}", ""
 
 
 def _benchmark_data(patient: _Patient) -> Iterator[_Found]:
@@ -362,7 +363,7 @@ _CHECKS: dict[str, Callable[[_Patient], Iterator[_Found]]] = {
     "jobs": _jobs_left_behind,
     "benchmark": _benchmark_data,
     "decoder": _decoder,
-    "sentence model": _sentence_model,
+    "models of caption metrics": _caption_models,
     "speech and notes for mini": _packages(
         ("espeakng-loader", "tinysoundfont", "pretty-midi"), "`ranker data build mini` makes its clips with them"
     ),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ranker.conditions import data_of, training_key
+from ranker.conditions import data_of, models_of, training_key
 from ranker.config import Task, TrackPart
 from ranker.data.shards import scored_clips, training_data
 from ranker.durable import whole_file
@@ -191,6 +191,12 @@ def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
             f"the data of benchmark {benchmark.name} changed after job {context.claim.job_id} was queued; "
             "run `ranker evaluate` again, which queues it anew"
         )
+    models = models_of(part)
+    if condition.metric_models != ("" if models is None else models.digest):
+        raise OrganizerError(
+            f"the language models of the caption metrics changed after job {context.claim.job_id} was queued; "
+            "run `ranker evaluate` again, which queues it anew"
+        )
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     if condition.device not in {here, "cpu"}:
         raise InfraError(f"job {context.claim.job_id} is to run on {condition.device}, but this worker has {here}")
@@ -217,11 +223,12 @@ def _changed(context: JobContext, condition: Condition) -> str:
             f"{job} measures hidden tasks of {where}, but this worker was given no file of hidden tasks; start it with "
             "--hidden FILE, or RANKER_HIDDEN"
         )
-    hint = "no file of hidden tasks was given here; was one when it was queued?" if hidden is None else str(hidden)
-    return (
-        f"the configuration of {where}, or its hidden tasks ({hint}), changed after {job} was queued; "
-        "run `ranker evaluate` again, which queues it anew"
-    )
+    advice = "run `ranker evaluate` again, which queues it anew"
+    if hidden is None:
+        advice += "; if it was queued with --hidden FILE, this worker needs that file too"
+    else:
+        where += f", or the file of its hidden tasks, {hidden},"
+    return f"the configuration of {where}{',' * (hidden is None)} changed after {job} was queued; {advice}"
 
 
 def _require_same_tree(context: JobContext, tree: Path) -> None:
@@ -364,7 +371,7 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness)
         for clip in clips
         for reference in clip.references(task.test.key)
     ]
-    result = compute_metric(task.metric, scored, num_classes=task.num_classes)
+    result = compute_metric(task.metric, scored, num_classes=task.num_classes, models=models_of(run.part))
     with whole_file(run.folder / "predictions" / f"{task.name}.parquet") as temporary:
         result.items.to_parquet(temporary, index=False)
     blind = _blind(run, task, scored)
@@ -379,7 +386,7 @@ def _blind(run: _Run, task: Task, scored: Sequence[Pair]) -> float | None:
     shards = training_data(run.data, task.train.shards, task.train.key).shards
     clips = [clip for shard in shards for clip in shard.clips]
     commonest = blind_answer(reference for clip in clips for reference in clip.references(task.train.key))
-    return blind_value(task.metric, scored, commonest, num_classes=task.num_classes)
+    return blind_value(task.metric, scored, commonest, num_classes=task.num_classes, models=models_of(run.part))
 
 
 def _earlier_note(run: _Run, task: Task, weights: str) -> Path | None:

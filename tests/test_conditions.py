@@ -210,20 +210,36 @@ def test_more_steps_than_the_recipe_has_are_no_other_condition(home: Home) -> No
 
 def test_every_departure_from_the_protocol_is_said(home: Home) -> None:
     """Stand-in decoder, fewer layers, another benchmark, stand-in metric, no sandbox: each has its sentence."""
-    tasks = (task("one", metric="FENSE"), task("two"))
-    small = benchmark(*tasks)
+    tasks = (task("one", metric="FENSE"), task("two", metric="DATE[clip]"))
+    recipe = Recipe(decoder=STAND_IN_DECODER, decoder_layers=2, metric_models=MetricModels.MINILM)
+    small = benchmark(*tasks, recipe=recipe)
     found = condition_for(home, small, "A", limit_steps=None, sandboxed=False, device="cpu")
     words = " / ".join(found.demonstration)
     for each in (
         "“Tiny”",
         "stand-in for SmolLM2-135M",
         "first 2 of the decoder's 30",
-        "FENSE[minilm]",
+        "FENSE[minilm], a stand-in for FENSE",
+        "DATE[clip,minilm], a stand-in for DATE[clip]",
         "without a sandbox",
     ):
         assert each in words
-    assert len(found.demonstration) == 5
+    assert len(found.demonstration) == 6
     assert found.metric_models != condition(home).metric_models == ""
+
+
+def test_captions_without_the_reference_models_are_refused_before_training(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks a fallback in silence: where they are missing, the default recipe scores no caption with another model.
+
+    And a track without captions asks for none.
+    """
+    monkeypatch.setenv("RANKER_CACHE", str(tmp_path / "empty"))
+    captions = benchmark(task("one", metric="FENSE[clip]"), task("two"))
+    with pytest.raises(MissingError, match="ranker data fetch challenge"):
+        condition_for(home, captions, "A", limit_steps=None, sandboxed=True, device="cpu")
+    assert condition_for(home, benchmark(), "A", limit_steps=None, sandboxed=True, device="cpu").metric_models == ""
 
 
 def test_missing_data_is_said_before_anything_is_queued(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics as pure functions: (references, candidates) to a value and its per-item parts."""
 
-from ranker.metrics.caption import CaptionModels, caption_models
+from ranker.metrics.caption import computed_name
+from ranker.metrics.caption_models import CaptionModels, caption_models
 from ranker.metrics.registry import blind_answer, blind_value, evaluate, reweighted
 from ranker.metrics.values import MetricResult, Pair
 
@@ -11,6 +12,7 @@ __all__ = [
     "blind_answer",
     "blind_value",
     "caption_models",
+    "computed_name",
     "evaluate",
     "reweighted",
 ]

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from ranker.errors import MissingError, OrganizerError
+from ranker.errors import OrganizerError
 from ranker.metrics.accuracy import accuracy
 from ranker.metrics.average_precision import mean_average_precision, reweighted_average_precision
-from ranker.metrics.caption import CaptionModels, caption_models, fense
+from ranker.metrics.caption import caption_score, reweighted_caption_score
+from ranker.metrics.caption_models import CaptionModels
 from ranker.metrics.error_rate import inverse_character_error_rate, inverse_word_error_rate, reweighted_inverse_rate
 from ranker.metrics.values import FloatArray, MetricResult, Pair, weighted_mean
 from ranker.types import MetricName
@@ -25,8 +26,8 @@ def evaluate(
 ) -> MetricResult:
     """Score candidates against references.
 
-    `num_classes` goes with mAP; `models` with FENSE (None: what `caption_models` finds). Raises OrganizerError where
-    there are no pairs or the references do not fit the metric, MissingError where a metric's models are not there.
+    `num_classes` goes with mAP, and `models` with the metrics of captions (see `caption_models`). Raises OrganizerError
+    where one of these is missing, where there are no pairs or where they do not fit the metric.
     """
     if not pairs:
         raise OrganizerError(f"{metric} was asked for without a single test pair; check the task's test shards")
@@ -39,10 +40,10 @@ def evaluate(
             return inverse_word_error_rate(pairs)
         case MetricName.ICER:
             return inverse_character_error_rate(pairs)
-        case MetricName.FENSE:
-            return fense(pairs, models or caption_models())
-        case MetricName.DATE:
-            raise MissingError(_NO_DATE)
+        case MetricName.FENSE | MetricName.FENSE_CLIP | MetricName.DATE | MetricName.DATE_CLIP:
+            if models is None:
+                raise OrganizerError(f"{metric} was asked for without language models; see caption_models")
+            return caption_score(metric, pairs, models)
 
 
 def reweighted(
@@ -51,17 +52,18 @@ def reweighted(
     """The metric's value under B weightings of its N items, for the bootstrap.
 
     items: (N rows) as `evaluate` gave them. weights: (B, N), how often each item is drawn. Returns (B,). Weights of
-    one give the value that `evaluate` gave, up to rounding. Raises as `evaluate`.
+    one give the value that `evaluate` gave, up to rounding. DATE is conditional on the whole set: its items are held.
+    Raises as `evaluate`.
     """
     match metric:
-        case MetricName.ACCURACY | MetricName.FENSE:
+        case MetricName.ACCURACY:
             return weighted_mean(items, weights)
+        case MetricName.FENSE | MetricName.FENSE_CLIP | MetricName.DATE | MetricName.DATE_CLIP:
+            return reweighted_caption_score(metric, items, weights)
         case MetricName.MAP:
             return reweighted_average_precision(items, weights, _columns(num_classes))
         case MetricName.IWER | MetricName.ICER:
             return reweighted_inverse_rate(items, weights)
-        case MetricName.DATE:
-            raise MissingError(_NO_DATE)
 
 
 def blind_answer(training_references: Iterable[str]) -> str:
@@ -83,12 +85,6 @@ def blind_value(
     """The metric's value if every test clip of `pairs` were given the one `answer` (see `blind_answer`)."""
     deaf = [Pair(clip=pair.clip, reference=pair.reference, candidate=answer) for pair in pairs]
     return evaluate(metric, deaf, num_classes=num_classes, models=models).value
-
-
-_NO_DATE = (
-    "the metric DATE cannot be computed yet: its reference models are not part of this version of ranker; "
-    "switch the task off (`enabled: false`) or give it the metric FENSE"
-)
 
 
 def _columns(num_classes: int | None) -> int:

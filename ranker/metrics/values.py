@@ -26,9 +26,10 @@ class MetricResult:
     """A metric's value over all pairs, and what it was made of.
 
     `name` says what was computed (`FENSE[minilm]` where a substitute model was used). `items` has one row per pair, in
-    the pairs' order: clip, reference and candidate as they came, and `item`, the pair's own score between 0 (bad) and
-    1 (good). For error rates `edits` and `reference_length` (words or characters) come on top, since their value is no
-    mean of items. `items` is all that `ranker.metrics.reweighted` needs to compute the value again.
+    the pairs' order: clip, reference and candidate as they came, and `item`, the pair's own score, as a rule between 0
+    (bad) and 1 (good). For error rates `edits` and `reference_length` (words or characters) come on top, since their
+    value is no mean of items; for captions what an item is made of. `items` is all that `ranker.metrics.reweighted`
+    needs to compute the value again.
     """
 
     name: str
