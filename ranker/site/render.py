@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import ranker
 from ranker.board import Board
+from ranker.calibration import Calibration
 from ranker.errors import UsageError
 from ranker.home import asset
 from ranker.site import export
@@ -30,11 +31,18 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 
 
-def render(boards: Sequence[Board], submissions: Sequence[SubmissionPage], out: Path) -> Path:
+def render(
+    boards: Sequence[Board],
+    submissions: Sequence[SubmissionPage],
+    out: Path,
+    *,
+    calibrations: Sequence[Calibration] = (),
+) -> Path:
     """Write the page to the folder `out` and return the path of its index.html.
 
-    One board per track. `out` is replaced as a whole; one that holds anything but an earlier page is refused with
-    UsageError. Raises ValueError where two boards share a track, two submissions an id, or a time has no zone.
+    One board per track, and at most one calibration. `out` is replaced as a whole; one that holds anything but an
+    earlier page is refused with UsageError. Raises ValueError where two boards share a track, two submissions an id, or
+    a time has no zone.
     """
     _check(boards, submissions)
     out = out.absolute()
@@ -47,7 +55,7 @@ def render(boards: Sequence[Board], submissions: Sequence[SubmissionPage], out: 
         new = out.parent / f".{out.name}.new"
         shutil.rmtree(new, ignore_errors=True)  # left by a render that was killed
         new.mkdir()
-        _write(boards, submissions, new)
+        _write(boards, submissions, calibrations, new)
         _swap(new, out)
     return out / "index.html"
 
@@ -76,7 +84,9 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folder: Path) -> None:
+def _write(
+    boards: Sequence[Board], submissions: Sequence[SubmissionPage], calibrations: Sequence[Calibration], folder: Path
+) -> None:
     """All files of the page into an empty folder."""
     assets = asset("leaderboard")
     templates = Environment(
@@ -88,7 +98,8 @@ def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folde
     )
     templates.globals["version"] = ranker.__version__
     pages = {page.id: page for page in submissions}
-    tracks = [track_view(board, pages) for board in boards]
+    assessed = {calibration.track: calibration for calibration in calibrations}
+    tracks = [track_view(board, pages, assessed.get(board.track)) for board in boards]
     on_boards = {row.submission_id for board in boards for row in board.rows}
     others = [
         OtherView(name=team_name(page.team, page.id), href=page_path(page.id), state=page.state.value)
@@ -106,7 +117,7 @@ def _write(boards: Sequence[Board], submissions: Sequence[SubmissionPage], folde
     for page in submissions:
         html = template.render(submission=submission_view(page, prepared), root="../", **shared)
         _put(folder / page_path(page.id), html)
-    _put(folder / "data.json", export.to_json(boards, submissions))
+    _put(folder / "data.json", export.to_json(boards, submissions, calibrations))
     _put(folder / "data.csv", export.to_csv(boards))
     for track in tracks:
         _put(folder / f"{track.slug}.csv", export.track_csv(track.board))
