@@ -18,7 +18,8 @@ import numpy.typing as npt
 from braceexpand import braceexpand
 
 from ranker.data.decoding import decode
-from ranker.data.index import Defect, Entry, index_of
+from ranker.data.index import Defect, Entry, index_of, index_shards
+from ranker.data.origin import how_to_get
 from ranker.data.tarball import is_compressed, unpack
 from ranker.errors import MissingError, OrganizerError
 from ranker.types import DefectKind
@@ -131,7 +132,10 @@ def read_split(root: Path, patterns: Sequence[str]) -> list[Shard]:
     Broken clips are among `Shard.defects` and not among its clips; `training_data` and `scored_clips` say what to do
     about them. Raises MissingError where a shard is not there, OrganizerError where one is no whole tar.
     """
-    return [_shard(path, name) for name, path in shard_paths(root, patterns).items()]
+    paths = shard_paths(root, patterns)
+    for error in index_shards(list(paths.values())).values():
+        raise error
+    return [_shard(path, name) for name, path in paths.items()]
 
 
 def shard_paths(root: Path, patterns: Sequence[str]) -> dict[str, Path]:
@@ -143,8 +147,7 @@ def shard_paths(root: Path, patterns: Sequence[str]) -> dict[str, Path]:
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise MissingError(
-            f"benchmark {root.name}: shard {missing[0]}{more} is not under {root};"
-            f" run `ranker data build {root.name}`, or fetch the data"
+            f"benchmark {root.name}: shard {missing[0]}{more} is not under {root}; {how_to_get(root.name)}"
         )
     return found
 
@@ -205,10 +208,11 @@ def _refuse(defects: Sequence[Defect], purpose: str) -> None:
 
 def _shard(path: Path, name: str) -> Shard:
     index = index_of(path, name)
-    return Shard(path=name, clips=tuple(_clip(name, entry) for entry in index.entries), defects=index.defects)
+    return Shard(path=name, clips=tuple(clip_of(name, entry) for entry in index.entries), defects=index.defects)
 
 
-def _clip(shard: str, entry: Entry) -> Clip:
+def clip_of(shard: str, entry: Entry) -> Clip:
+    """The clip that an entry of a shard's index stands for."""
     return Clip(
         shard=shard,
         key=entry.key,
@@ -228,9 +232,7 @@ def read_bytes(root: Path, clip: Clip) -> bytes:
         with (unpack(path) if is_compressed(path) else path).open("rb") as file:
             data = os.pread(file.fileno(), clip.size, clip.offset)
     except FileNotFoundError:
-        raise MissingError(
-            f"clip {clip.id}: {path} is not there any more; run `ranker data build {root.name}`"
-        ) from None
+        raise MissingError(f"clip {clip.id}: {path} is not there any more; {how_to_get(root.name)}") from None
     if len(data) != clip.size:
         raise OrganizerError(
             f"clip {clip.id}: {clip.size} bytes were expected in {path}, {len(data)} found; build it again"
