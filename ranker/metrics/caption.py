@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranker.errors import OrganizerError
+from ranker.errors import OrganizerError, UsageError
 from ranker.metrics.caption_models import CaptionModels
 from ranker.metrics.normalize import normalize
 from ranker.metrics.sentence import Floats32, SentenceModel
@@ -28,6 +28,24 @@ DELTA = 0.1703
 _EPSILON = 1e-8
 _VALUES_AT_ONCE = 8_000_000  # 64 MB of float64
 _PER_CLIP = {MetricName.FENSE_CLIP, MetricName.DATE_CLIP}
+
+
+def parse_name(text: str) -> tuple[MetricName, MetricModels]:
+    """The metric and its models that a name as computed stands for: the inverse of `computed_name`, in any case.
+
+    Raises UsageError, naming all that there are.
+    """
+    known = {metric.value: (metric, MetricModels.REFERENCE) for metric in MetricName} | {
+        computed_name(metric, models): (metric, models)
+        for metric in MetricName
+        for models in MetricModels
+        if metric.is_caption
+    }
+    folded = "".join(text.split()).lower()
+    for name, found in known.items():
+        if name.lower() == folded:
+            return found
+    raise UsageError(f"there is no metric {text!r}; there are {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def reference_models(root: Path, checker_sha256: str = REFERENCE_CHECKER.sha256)
         raise MissingError(
             f"FENSE and DATE are computed with the reference implementation's models, but {missing[0]}{others} is not "
             f"there, under {root}; run `ranker data fetch challenge`, which brings them, or ask for the substitute "
-            "(`metric_models: minilm`), whose scores bear another name and share no board with these"
+            "(`metric_models: minilm` in a recipe, FENSE[minilm] by name), whose scores share no board with these"
         )
     found = file_digest(weights)
     if found != checker_sha256:
