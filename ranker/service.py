@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from ranker.comparison import Difference
     from ranker.data.fetch import OnTransfer
     from ranker.doctor import Finding
+    from ranker.estimate import Estimate
+    from ranker.inspection import TaskInspection
     from ranker.intake.receive import Received
+    from ranker.metrics.recompute import Recomputed
     from ranker.overview import SubmissionView
     from ranker.provision import Provided
     from ranker.scoretable import Ranked
@@ -211,6 +214,53 @@ class Ranker:
                 demonstration=tuple(dict.fromkeys(reasons)),
             )
 
+    def estimate(
+        self,
+        name: str | None,
+        track: str | None,
+        *,
+        submission: str | None,
+        sandbox: SandboxName | None,
+        submissions: int,
+        measure: bool,
+    ) -> Estimate:
+        """What a submission costs on a benchmark, or on one of its tracks: this one, or one with assumed features.
+
+        Raises UsageError for a submission that no check has accepted, else what `ranker.estimate.estimate` raises.
+        """
+        from ranker.estimate import EncoderFacts, estimate
+        from ranker.types import EncoderSource
+
+        benchmark, encoder = self.benchmark(name), None
+        tracks = [track] if track else list(benchmark.tracks)
+        for each in tracks:
+            benchmark.track(each)
+        if submission is not None:
+            (view,) = self.find([submission])
+            found = None if view.check is None else view.check.result
+            if found is None:
+                raise UsageError(
+                    f"submission {view.submission.id} of {view.submission.team} is {view.state}: only an encoder that "
+                    f"was accepted can be measured; `ranker show {view.submission.id}` says more"
+                )
+            encoder = EncoderFacts(
+                tree=self.home.submissions / view.submission.digest / "tree",
+                source=EncoderSource(**found["source"]),
+                output_dim=int(found["encoder"]["output_dim"]),
+                frames_per_s=float(found["encoder"]["frames_per_s"]),
+                batch_invariant=bool(found["encoder"]["batch_invariant"]),
+            )
+        return estimate(
+            self.home,
+            self.service,
+            benchmark,
+            tracks,
+            encoder=encoder,
+            sandbox=self.sandbox(sandbox),
+            submissions=submissions,
+            measure=measure,
+        )
+
     def submissions(self) -> list[SubmissionView]:
         """Every submission, in the order of arrival; none where there is no database yet."""
         from ranker import overview
@@ -338,6 +388,12 @@ class Ranker:
             pages = overview.pages(reading, self.home, boards)
         return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"))
 
+    def metric(self, name: str, file: Path, arguments: Mapping[str, str]) -> Recomputed:
+        """A metric, by its name as computed, of a file of predictions. Raises UsageError, MissingError."""
+        from ranker.metrics.recompute import recompute
+
+        return recompute(name, file, arguments)
+
     def examine(self) -> list[Finding]:
         """What works here and what does not."""
         from ranker.doctor import examine
@@ -398,6 +454,15 @@ class Ranker:
             self.benchmark(name)
         return {each: store.verify(self.home.data / each) for each in ([name] if name else built)}
 
+    def inspect_data(
+        self, name: str | None, *, task: str | None, on_progress: Callable[[int, int], None]
+    ) -> list[TaskInspection]:
+        """What the shards of a benchmark's tasks (None: of all that are switched on) hold. Raises MissingError."""
+        from ranker.inspection import inspect
+
+        benchmark = self.benchmark(name)
+        return inspect(benchmark, self.home.data / benchmark.name, task=task, on_progress=on_progress)
+
 
 def _named(found: Configured, name: str, path: Path) -> Configured:
     """The configuration, provided that it bears the name of its file."""
@@ -423,6 +488,13 @@ def ranking_json(board: Board) -> dict[str, object]:
     from ranker.board import ranking_json as as_json
 
     return as_json(board)
+
+
+def estimate_json(value: Estimate, submissions: int) -> dict[str, object]:
+    """An estimate as `ranker estimate --json` prints it."""
+    from ranker.estimate import to_json
+
+    return to_json(value, submissions)
 
 
 def is_lame(findings: Sequence[Finding]) -> bool:

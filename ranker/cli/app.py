@@ -17,6 +17,9 @@ from ranker import service as services
 from ranker.cli import tables
 from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
+from ranker.cli.estimate import estimate
+from ranker.cli.inspect import data_inspect
+from ranker.cli.metric import metric
 from ranker.cli.options import (
     BenchmarkOption,
     ConditionOption,
@@ -44,8 +47,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Take in, run, score and rank audio encoders of a challenge for large audio language models.",
 )
+data_app.command("inspect")(data_inspect)
 app.add_typer(data_app, name="data")
 app.command()(calibrate)
+app.command()(estimate)
+app.command()(metric)
 
 # Every complaint about the command line is a click exception; typer has its own copy of click, or not, by its version.
 Misuse = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
