@@ -23,12 +23,13 @@ from ranker.board import Board
 from ranker.calibration import Calibration, assess, found, refuse_uncalibrated
 from ranker.cli import main
 from ranker.config import Benchmark, load
-from ranker.db.models import Job, Submission
+from ranker.db.models import Job, Score, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import ConfigError, UsageError
 from ranker.home import Home
+from ranker.metrics import Pair, evaluate
 from ranker.site import render
-from ranker.types import Fault, JobKind, Status
+from ranker.types import Condition, Fault, JobKind, MetricName, Status
 
 ROOT = Path(__file__).parent.parent
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
@@ -72,18 +73,25 @@ def db(engine: Engine) -> Iterator[Session]:
         yield writing
 
 
-def submit(db: Session, key: str, team: str, at: datetime = NOW, check: Status = Status.SUCCEEDED) -> None:
+def submit(
+    db: Session,
+    key: str,
+    team: str,
+    at: datetime = NOW,
+    check: Status = Status.SUCCEEDED,
+    under: Condition = BOARD.condition,
+) -> None:
     digest = (key * 6)[:64]
     db.add(Submission(id=key, digest=digest, team=team, file_name="x.zip", size_bytes=1, received_at=at))
     db.flush()
     for kind, status in ((JobKind.CHECK, check), (JobKind.EVALUATE, Status.SUCCEEDED)):
-        under = BOARD.condition if kind is JobKind.EVALUATE else None
+        own = under if kind is JobKind.EVALUATE else None
         db.add(
             Job(
                 key=f"{key}{kind}", submission_id=key, kind=kind, status=status, seed=BOARD.seed, created_at=at,
                 fault=Fault.PARTICIPANT if status is Status.FAILED else None,
-                finished_at=at, benchmark=under and under.benchmark, track=under and under.track,
-                condition=under and under.to_json(), condition_digest=under and under.digest,
+                finished_at=at, benchmark=own and own.benchmark, track=own and own.track,
+                condition=own and own.to_json(), condition_digest=own and own.digest,
             )
         )  # fmt: skip
     db.flush()
@@ -327,6 +335,62 @@ def test_the_command_needs_a_home_and_baselines(tmp_path: Path, typed: Callable[
     assert not (tmp_path / "home").exists()
     open_database(Home(root=tmp_path / "home")).dispose()
     assert "benchmark field has no `baselines:`" in typed("calibrate", "--benchmark", "field", code=2)[1]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, engine: Engine) -> Callable[..., None]:
+    """Configure a benchmark of one task with one baseline, which answers 15 of 20 clips rightly on a finished board."""
+    tasks = [task for task in MINI["tracks"]["A"]["tasks"] if task["name"] == "keyword"]
+    tracks = {"A": {"title": "Tiny", "tasks": tasks}}
+
+    def configured(published: float, **changes: object) -> None:
+        (tmp_path / "home" / "configs").mkdir(exist_ok=True)
+        given = baseline(MOONSHINE, published={"A": {"keyword": published}})
+        fields = MINI | {"name": "tiny", "tracks": tracks, "baselines": [given]} | changes
+        (tmp_path / "home" / "configs" / "tiny.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
+
+    configured(0.75)
+    bench = load(Benchmark, tmp_path / "home" / "configs" / "tiny.yaml")
+    steps, measurement = bench.recipe.steps, bench.measurement_digest("A")
+    under = replace(BOARD.condition, benchmark="tiny", steps=steps, measurement=measurement)
+    pairs = [Pair(clip=f"{n:02}", reference="yes", candidate="yes" if n < 15 else "no") for n in range(20)]
+    evaluate(MetricName.ACCURACY, pairs).items.to_parquet(tmp_path / "home" / "keyword.parquet")
+    with session(engine) as writing:
+        submit(writing, MOONSHINE.submission_id, "moonshine", under=under)
+        job = writing.query(Job).filter_by(kind=JobKind.EVALUATE).one()
+        job.result = {"run": "."}
+        writing.add(
+            Score(job_id=job.id, task="keyword", metric="Accuracy", value=0.75, items=20, predictions="keyword.parquet")
+        )
+    return configured
+
+
+def test_the_command_compares_the_board_with_the_file(
+    tiny: Callable[..., None], typed: Callable[..., tuple[str, str]]
+) -> None:
+    """From the database and the configuration alone: 0 within, 1 off, and a corrected figure counts at once."""
+    out, _ = typed("calibrate", "--benchmark", "tiny", "--compare-only", code=0)
+    assert "Calibrated: the 1 published figures of The moonshine" in " ".join(out.split())
+    tiny(0.9)
+    out, err = typed("calibrate", "--benchmark", "tiny", "--compare-only", code=1)
+    assert "Not calibrated: keyword of The moonshine is 0.750, published 0.900" in " ".join(out.split())
+    assert err == ""
+    (track,) = json.loads(typed("calibrate", "--benchmark", "tiny", "--compare-only", "--json", code=1)[0])
+    assert track["figures"][0]["difference"] == pytest.approx(-0.15)
+
+
+def test_the_page_waits_where_it_is_told_to(
+    tmp_path: Path, tiny: Callable[..., None], typed: Callable[..., tuple[str, str]]
+) -> None:
+    """Off and `needs_calibration`: no page, and why. Off without it: a page that says so."""
+    tiny(0.9, needs_calibration=True)
+    _, err = typed("leaderboard", "--benchmark", "tiny", code=2)
+    assert "keyword of The moonshine is 0.750" in err
+    assert not (tmp_path / "home" / "leaderboard").exists()
+    tiny(0.9)
+    typed("leaderboard", "--benchmark", "tiny", code=0)
+    page = tmp_path / "home" / "leaderboard" / "site" / "index.html"
+    assert "Not calibrated" in page.read_text(encoding="utf-8")
 
 
 # -- the example
