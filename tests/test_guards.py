@@ -23,12 +23,13 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 
 # Rooms from the ground up. Each may use those of the lines above its own, and nothing else of ranker.
 LAYERS = """
-    durable errors home types
+    baseline durable errors home types
     config manifest
     data db hidden metrics
     queue sandbox scoring
-    executors job lalm lineup scoretable uncertainty
-    board conditions doctor intake
+    executors inspection job lalm lineup scoretable uncertainty
+    board conditions doctor intake provision
+    calibration
     evaluation site
     comparison overview worker
     results
