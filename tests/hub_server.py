@@ -84,6 +84,19 @@ class Hub:
         ]
 
 
+class NeverWaits(threading.Event):
+    """Stands for the event that ends a wait: notes how long it would have been, and that nobody ended it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        return False
+
+
 def cut_after(size: int) -> Fault:
     """The connection breaks after so many bytes."""
 

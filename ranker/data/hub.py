@@ -128,6 +128,8 @@ class Hub:
         came = 0
         try:
             with get_session().stream("GET", url, headers=headers, timeout=_timeout_s()) as response:
+                if response.status_code == 416:  # the file ends where we are: it is shorter than the one that is meant
+                    return False
                 hf_raise_for_status(response)
                 with part.open("ab") as file:
                     if have and not _goes_on(response, have):  # the whole file comes, whatever was asked for
