@@ -1,6 +1,7 @@
 # make demo       from nothing to a ranked page of the sample submissions on the benchmark mini
 # make test       lint, types and the whole test suite
 # make test-long  the counts that take longer; writes docs/results/
+# make test-torch  the encoder server under other versions of torch: RANKER_TORCH_PYTHONS=/a/bin/python:/b/bin/python
 # make field      the samples on recorded audio with the whole decoder (hours on a CPU); writes docs/results/field.md
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: demo test test-long field lint clean
+.PHONY: demo test test-long test-torch field lint clean
 
 demo: .make/demo-installed
 	$(BIN)/ranker data build mini
@@ -41,6 +42,11 @@ test: .make/test-installed
 
 test-long: .make/test-installed
 	RANKER_TESTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Each interpreter needs torch and numpy of its own; `python3 -m venv DIR && DIR/bin/pip install torch==2.2.2 numpy==1.26.4`.
+test-torch: .make/test-installed
+	@test -n "$(RANKER_TORCH_PYTHONS)" || { echo "RANKER_TORCH_PYTHONS names no interpreter; give one or more, separated by colons"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_torch_matrix.py
 
 field: .make/demo-installed
 	$(BIN)/ranker data build field

@@ -260,7 +260,12 @@ class Recipe(_Strict):
     repetition_penalty: Share = 1.05
     max_new_tokens: int = Field(default=150, ge=1)
     metric_models: MetricModels = MetricModels.REFERENCE
-    max_frames: int = Field(default=30_000, ge=1, description="more feature frames for one clip are a violation")
+    max_frames: int = Field(
+        default=4_000,
+        ge=1,
+        description="more feature frames for a clip of up to 30 s are a violation; longer clips may have as many times "
+        "more as they are longer",
+    )
     checkpoint_every: int = Field(default=500, ge=1)
     feature_cache_gb: float = Field(default=60.0, ge=0)
     threads: int = Field(default=2, ge=1, description="CPU threads of a job; fixed at its first attempt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ranker.db.models import Job, Submission
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.manifest import read_manifest
+from ranker.sandbox.probes import Probe, rows
 from ranker.site import Sample, SubmissionPage, TrackRun
 from ranker.types import Fault, Group, JobKind, Status, SubmissionState
 
@@ -55,6 +57,12 @@ class SubmissionView:
         """Why those of these jobs failed that did so by the team's own fault."""
         return _reasons(job for job in self.failed if job.id in job_ids and job.fault == Fault.PARTICIPANT)
 
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What the check's probes found; none where no check has succeeded."""
+        found = None if self.check is None else self.check.result
+        return () if found is None else rows(found["encoder"])
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; times in ISO 8601 with their zone."""
         return {
@@ -67,6 +75,7 @@ class SubmissionView:
             "received_at": self.submission.received_at.isoformat(),
             "reasons": list(self.reasons),
             "check": None if self.check is None else job_json(self.check),
+            "probes": [dataclasses.asdict(probe) for probe in self.probes],
             "evaluations": [job_json(job) for job in self.evaluations],
         }
 

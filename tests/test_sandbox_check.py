@@ -58,7 +58,7 @@ def checked(sandbox: ServedSandbox, tree: Path) -> CheckResult:
 
 def report(name: str, *candidates: str, error: bool = False) -> FileReport:
     raised = Raised(type="ImportError", message="no such module", frames=[]) if error else None
-    return FileReport(name=name, candidates=list(candidates), error=raised)
+    return FileReport(name=name, candidates=dict.fromkeys(candidates, ""), error=raised)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,13 @@ def test_padding_that_leaks_is_found(sandbox: ServedSandbox, tmp_path: Path) -> 
     assert not result.padding_invariant
 
 
+def test_an_imported_class_is_listed_with_its_origin() -> None:
+    """A class taken from a library counts as one, as the rule says; the sentence tells which it is."""
+    found = FileReport(name="encoder.py", candidates={"MyEncoder": "", "WhisperEncoder": "transformers"}, error=None)
+    with pytest.raises(ParticipantError, match=r"MyEncoder, WhisperEncoder \(imported from transformers\)"):
+        choose([found])
+
+
 def test_all_violations_are_found_in_one_go(sandbox: ServedSandbox, tmp_path: Path) -> None:
     """Four mistakes, four sentences, each once although several probes met it; the older checker's habits are named."""
     broken = """
@@ -208,7 +215,7 @@ class OldEncoder(torch.nn.Module):
     sampling_rate = 16000
     hop_size_in_ms = 10
     def forward(self, audio):
-        return audio[:, :160] / 0
+        return audio[:, :160]
 """
     with pytest.raises(ParticipantError) as caught:
         checked(sandbox, tree_of(tmp_path, encoder=broken))
@@ -218,7 +225,7 @@ class OldEncoder(torch.nn.Module):
         "output_dim, the size of one feature frame, but has none (it has sampling_rate and hop_size_in_ms",
         "takes 1 positional argument (one was enough for an older checker)",
         "returned a Tensor (a bare tensor was enough for an older checker)",
-        "features must be a float tensor of shape [1, frames, output_dim], but are Tensor torch.float32 [1, 160]",
+        "features must have the shape [1, frames, output_dim], but have [1, 160]; keep the batch and the frames",
     ):
         assert sum(words in reason for reason in reasons) == 1, words
 
@@ -241,7 +248,10 @@ UNLOADABLE = {
     ),
     "argument": ("class AEncoder:\n    def __init__(self, path): pass", "but its constructor requires path"),
     "raising": ("class AEncoder:\n    def __init__(self): self.x = 1 / 0", "cannot be constructed: ZeroDivisionError"),
-    "several": ("AEncoder = BEncoder = int", "not exactly one attribute that ends in Encoder.*AEncoder, BEncoder"),
+    "several": (
+        "class AEncoder: pass\nclass BEncoder: pass",
+        "exactly one attribute whose name ends in Encoder, .* but has 2: AEncoder, BEncoder",
+    ),
 }
 
 
@@ -260,9 +270,16 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(sandbox: ServedSandbox, t
     assert list(caught.value.reasons) == found["argument"]
 
 
-def call_report(shape: list[int], dtype: str = "torch.float32", mask: list[int] | None = None) -> CallReport:
-    features = ValueReport(type="Tensor", dtype=dtype, shape=shape)
-    masked = None if mask is None else ValueReport(type="Tensor", dtype="torch.int32", shape=mask)
+def tensor(shape: list[int], number: str) -> ValueReport:
+    return ValueReport(
+        type="Tensor", tensor=True, dtype=f"torch.{number}32", number=number, layout="strided", device="cpu",
+        shape=shape, bad=None, emptied=None,
+    )  # fmt: skip
+
+
+def call_report(shape: list[int], number: str = "float", mask: list[int] | None = None) -> CallReport:
+    features = tensor(shape, number)
+    masked = None if mask is None else tensor(mask, "integer")
     return CallReport(error=None, kind="tuple", length=2, features=features, mask=masked, sent=True, seconds=0.0)
 
 
@@ -271,12 +288,16 @@ def call_report(shape: list[int], dtype: str = "torch.float32", mask: list[int] 
     [
         (call_report([2, 10, 4]), []),
         (call_report([2, 100, 4_000]), ["output_dim = 4"]),
-        (call_report([2, 10, 4], "torch.bfloat16", [2, 10]), []),
-        (call_report([2, 10, 4], "torch.int64"), ["float tensor"]),
-        (call_report([2, 40]), ["float tensor"]),
-        (call_report([1, 10, 4]), ["one row for each of the 2 clips"]),
+        (call_report([2, 10, 4], mask=[2, 10]), []),
+        (call_report([2, 10, 4], "integer"), ["float type"]),
+        (call_report([2, 40]), ["shape [2, frames, 4]"]),
+        (call_report([1, 10, 4]), ["one row for each clip, here 2"]),
+        (call_report([2, 500, 500]), ["output_dim = 4", "at most 100"]),
         (call_report([2, 0, 4]), ["at least one frame"]),
-        (call_report([3, 101, 5], mask=[1, 1]), ["one row", "output_dim = 4", "at most 100", "mask must be None"]),
+        (
+            call_report([3, 101, 5], mask=[1, 1]),
+            ["one row", "output_dim = 4", "at most 100", "mask must have the shape"],
+        ),
     ],
 )
 def test_shapes_are_judged_without_the_numbers(found: CallReport, words: list[str]) -> None:

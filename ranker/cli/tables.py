@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ranker.db.models import Job
 from ranker.doctor import Finding, Verdict
+from ranker.sandbox import probes
 from ranker.types import Group as TaskGroup
 from ranker.types import Status, SubmissionState
 
@@ -163,11 +164,7 @@ def submission(view: SubmissionView) -> RenderableType:
     if view.reasons:
         parts.append(Text("\nwhy:\n" + "\n".join(f"  · {reason}" for reason in view.reasons), style="red"))
     if view.check is not None and view.check.result is not None:
-        parts.append(Text("\nthe check found:"))
-        found = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-        for name, value in view.check.result["encoder"].items():
-            found.add_row(name.replace("_", " "), Text({True: "yes", False: "no"}.get(value, str(value))))
-        parts.append(found)
+        parts += _checked(view.check.result["encoder"])
     for job in view.evaluations:
         parts.append(Text(f"\n{_job_line(job)}{_condition(job)}, attempt {job.attempt}"))
         if job.scores:
@@ -182,6 +179,19 @@ def submission(view: SubmissionView) -> RenderableType:
         if job.result is not None:
             parts.append(Text(f"  manifest: {job.result['run']}/manifest.json", style="dim"))
     return Group(*parts)
+
+
+def _checked(encoder: Mapping[str, Any]) -> list[RenderableType]:
+    """Which encoder the check found, and a row for each of its probes."""
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for name, value in probes.identity(encoder).items():
+        facts.add_row(name.replace("_", " "), Text(str(value)))
+    table = Table(box=None, padding=(0, 2, 0, 2))
+    for name in ("probe", "found", "what follows"):
+        table.add_column(name, overflow="fold")
+    for probe in probes.rows(encoder):
+        table.add_row(Text(probe.name), Text(probe.found), Text(probe.follows))
+    return [Text("\nthe check found:"), facts, Text(), table]
 
 
 def comparison(track: str, first: str, second: str, differences: Sequence[Difference]) -> RenderableType:

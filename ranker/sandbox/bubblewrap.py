@@ -85,6 +85,7 @@ class Bubblewrap(ServedSandbox):
                     log_bytes=launch.limits.log_kb * 1024,
                     pass_fds=(file,),
                     out_of_memory=group.out_of_memory if group else lambda: False,
+                    groups=group.folders if group else (),
                 ) as child:
                     yield child
             finally:

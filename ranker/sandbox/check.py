@@ -7,7 +7,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +19,11 @@ from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, EncoderSpec, Features
 from ranker.sandbox.client import EncoderClient
-from ranker.sandbox.contract import FileReport, changed_output_dim
+from ranker.sandbox.contract import FileReport, candidate_words, changed_output_dim
+from ranker.sandbox.environment import threads_for
 from ranker.sandbox.faults import plain
+from ranker.sandbox.memory import PeakMemory
+from ranker.sandbox.probes import LONG_CLIP_S
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import EncoderSource
 
@@ -30,17 +34,21 @@ IGNORED_FOLDERS = {"__MACOSX", "__pycache__"}
 # of sums.
 TOLERANCE = 1e-3
 SHORT_CLIPS_S = (0.1, 0.25, 0.5)
+EXTREME_CLIPS_S = (*SHORT_CLIPS_S, LONG_CLIP_S)
 _OVERRIDE = re.compile(r"(?P<file>[^:]+\.py)(?::(?P<name>[^\W\d]\w*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What the check found out about an encoder that keeps the contract.
+    """What the check found out about an encoder that keeps the contract. `ranker.sandbox.probes` puts it into words.
 
     `frames_per_s` is measured on 10 s of audio, `encode_s_per_audio_s` (wall clock) too. `batch_invariant`: clips of
-    equal length in one call get the same features as alone; `padding_invariant`: clips of unlike length too.
-    `bit_identical`: two fresh processes gave the same bits, not only nearly. `shortest_clip_s`: the shortest of the
-    clips tried that was accepted.
+    equal length in one call get the same features as alone; `padding_invariant`: clips of unlike length too;
+    `none_mask_equal`: None is the same as a mask of ones. `bit_identical`: two fresh processes gave the same bits, not
+    only nearly. `levels_accepted`: silence, full scale and peaks beyond 1 were. `shortest_clip_s`: the shortest of the
+    clips tried that was accepted; `refused_clips`: length ("0.1 s") to the sentence, for those that were not;
+    `long_clip_frames`: of the longest, None if it was not. Memory is that of the server's process with torch in it, up
+    to the clips of 10 s and with the longest one; `peak_memory_source` says how it was read, None where it cannot be.
     """
 
     root: str
@@ -52,9 +60,21 @@ class CheckResult:
     encode_s_per_audio_s: float
     batch_invariant: bool
     padding_invariant: bool
+    none_mask_equal: bool
     bit_identical: bool
+    levels_accepted: bool
     shortest_clip_s: float
+    long_clip_frames: int | None
+    refused_clips: dict[str, str]
+    peak_memory_mb: float | None
+    long_clip_peak_memory_mb: float | None
+    peak_memory_source: str | None
+    memory_limit_gb: float
+    threads: int
+    old_habits: list[str]
     sandbox: str
+    python: str
+    torch: str
 
     @property
     def source(self) -> EncoderSource:
@@ -103,7 +123,7 @@ def find_encoder(sandbox: ServedSandbox, tree: Path, limits: Limits, override: s
     chosen = choose(
         [FileReport(name=file, candidates=r.candidates, error=r.error) for file, r in zip(files, reports, strict=True)]
     )
-    return EncoderSource(root=root, module=chosen.name, attribute=chosen.candidates[0])
+    return EncoderSource(root=root, module=chosen.name, attribute=next(iter(chosen.candidates)))
 
 
 def root_folder(tree: Path) -> str:
@@ -138,7 +158,7 @@ def choose(reports: Sequence[FileReport]) -> FileReport:
 def _found(report: FileReport) -> str:
     if report.error is not None:
         return f"cannot be imported, {report.error.words()}"
-    return ", ".join(plain(name, 100) for name in report.candidates) or "no such attribute"
+    return candidate_words(report.candidates) or "no such attribute"
 
 
 def _parse_override(root: Path, override: str) -> tuple[str, str | None]:
@@ -169,50 +189,90 @@ def probe_clip(seconds: float, seed: int) -> Audio:
 
 def check_encoder(sandbox: ServedSandbox, spec: EncoderSpec, limits: Limits) -> CheckResult:
     """Load and probe the encoder in two fresh processes. Raises ParticipantError with every violation found."""
-    short, long = [probe_clip(1.0, seed) for seed in (1, 2)], probe_clip(1.5, 3)
+    clips = _Clips()
     with sandbox.connect(spec, limits) as client:
-        report = client.load(spec.source)
-        violations = report.violations()
-        if report.callable_encoder:
-            violations += _call_violations(client, short, long)
+        violations = contract_violations(client, spec.source)
         if violations:
-            raise ParticipantError(_unique(violations))
-        first = [client.encode([clip])[0] for clip in (*short, long)]
-        batch_invariant = _all_near(client, short, first[:2])
-        padding_invariant = batch_invariant and _all_near(client, [short[0], long], [first[0], first[2]])
-        ten_seconds = probe_clip(10.0, 4)
-        started = time.monotonic()
-        frames = len(client.encode([ten_seconds])[0])
-        seconds = time.monotonic() - started
-        shortest = _shortest(client)
-        again = client.encode([short[0]])[0]
-    second = _second_process(sandbox, spec, limits, [*short, long], client.output_dim)
-    _must_repeat(first, again, second)
+            raise ParticipantError(violations)
+        alone = [client.encode([clip])[0] for clip in clips.all]
+        without_mask = client.call([clips.short[0]], with_mask=False).features[0]
+        batch_invariant = _all_near(client, clips.short, alone[:2])
+        padding_invariant = batch_invariant and _all_near(client, [clips.short[0], clips.long], [alone[0], alone[2]])
+        frames, seconds = _speed(client)
+        peak = client.peak_memory()
+        again = client.encode([clips.short[0]])[0]
+    second, extremes = _second_process(sandbox, spec, limits, clips.all, client.output_dim)
+    _must_repeat(alone, again, second)
     return CheckResult(
         root=spec.source.root,
         module=spec.source.module,
         attribute=client.attribute,
         output_dim=client.output_dim,
         frames_per_s=frames / 10.0,
-        load_s=round(report.seconds, 3),
+        load_s=round(client.loaded.seconds, 3),
         encode_s_per_audio_s=round(seconds / 10.0, 5),
         batch_invariant=batch_invariant,
         padding_invariant=padding_invariant,
-        bit_identical=all(np.array_equal(one, other) for one, other in zip(first, second, strict=True)),
-        shortest_clip_s=shortest,
+        none_mask_equal=near(alone[0], without_mask),
+        bit_identical=all(np.array_equal(one, other) for one, other in zip(alone, second, strict=True)),
+        levels_accepted=True,
+        shortest_clip_s=min([1.0, *extremes.accepted]),
+        long_clip_frames=extremes.accepted.get(LONG_CLIP_S),
+        refused_clips=extremes.refused,
+        peak_memory_mb=_megabytes(peak),
+        long_clip_peak_memory_mb=_megabytes(extremes.peak),
+        peak_memory_source=None if peak is None else str(peak.source),
+        memory_limit_gb=limits.memory_gb,
+        threads=threads_for(limits, spec.threads),
+        old_habits=[plain(habit, 40) for habit in client.loaded.old_habits],
         sandbox=str(sandbox.name),
+        python=client.greeting.python,
+        torch=client.greeting.torch,
     )
 
 
-def _call_violations(client: EncoderClient, short: list[Audio], long: Audio) -> list[str]:
+class _Clips:
+    """The clips whose features are compared: two of one length, and a longer one."""
+
+    def __init__(self) -> None:
+        self.short = [probe_clip(1.0, seed) for seed in (1, 2)]
+        self.long = probe_clip(1.5, 3)
+        self.all = [*self.short, self.long]
+
+
+def contract_violations(client: EncoderClient, source: EncoderSource) -> list[str]:
+    """Load an encoder and call it as the contract says that it can be called; all that is wrong, each kind once."""
+    report = client.load(source)
+    violations = report.violations()
+    if report.callable_encoder:
+        violations += _call_violations(client)
+    return _unique(violations)
+
+
+def _call_violations(client: EncoderClient) -> list[str]:
     """What is wrong with the calls that the contract promises to work. Silence too is a clip."""
+    clips = _Clips()
+    one, two = clips.short
     silence = np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)
-    found = client.call([short[0]]).violations
-    found += [
-        f"with None as the mask, {violation}" for violation in client.call([short[0]], with_mask=False).violations
-    ]
-    found += [violation.replace("a clip", "a silent clip", 1) for violation in client.call([silence]).violations]
-    return found + client.call([short[1], long]).violations
+    found = client.call([one]).violations
+    found += [f"with None as the mask, {violation}" for violation in client.call([one], with_mask=False).violations]
+    for clip, kind in ((silence, "a silent clip"), (np.sign(one), "a full-scale clip")):
+        found += [violation.replace("a clip", kind, 1) for violation in client.call([clip]).violations]
+    return found + client.call([one, two]).violations + client.call([two, clips.long]).violations
+
+
+def _speed(client: EncoderClient) -> tuple[int, float]:
+    """Frames of 10 s of audio, and the seconds that encoding them takes: the second time, when all is warm."""
+    clip, seconds = probe_clip(10.0, 4), 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        frames = len(client.encode([clip])[0])
+        seconds = time.monotonic() - started
+    return frames, seconds
+
+
+def _megabytes(peak: PeakMemory | None) -> float | None:
+    return None if peak is None else round(peak.size_bytes / 1e6, 1)
 
 
 def _unique(violations: Sequence[str]) -> list[str]:
@@ -220,7 +280,9 @@ def _unique(violations: Sequence[str]) -> list[str]:
     kinds: dict[str, str] = {}
     for violation in violations:
         words = violation.removeprefix("with None as the mask, ")
-        words = re.sub(r"a (silent )?clip of [\d.]+ s|a batch of \d+ clips of up to [\d.]+ s", "a clip", words)
+        words = re.sub(
+            r"a (silent |full-scale )?clip of [\d.]+ s|a batch of \d+ clips of up to [\d.]+ s", "a clip", words
+        )
         kinds.setdefault(re.sub(r"\d+", "#", words), violation)
     return list(kinds.values())
 
@@ -237,24 +299,55 @@ def near(one: Features, other: Features, tolerance: float = TOLERANCE) -> bool:
     return bool(np.abs(one - other).max() <= tolerance * scale)
 
 
-def _shortest(client: EncoderClient) -> float:
-    for seconds in SHORT_CLIPS_S:
-        if not client.call([probe_clip(seconds, 5)]).violations:
-            return seconds
-    return 1.0
-
-
 def _second_process(
     sandbox: ServedSandbox, spec: EncoderSpec, limits: Limits, clips: list[Audio], output_dim: int
-) -> list[Features]:
-    """The same clips in a fresh process, last one first: neither process nor order may matter."""
-    with sandbox.connect(spec, limits) as client:
+) -> tuple[list[Features], _Extremes]:
+    """The same clips in a fresh process, last one first: neither process nor order may matter. Then the extremes."""
+    with ExitStack() as stack:
+        client = stack.enter_context(sandbox.connect(spec, limits))
         violations = client.load(spec.source).violations()
         if not violations and client.output_dim != output_dim:
             violations = [changed_output_dim(output_dim, client.output_dim)]
         if violations:
             raise ParticipantError(violations)
-        return [client.encode([clip])[0] for clip in reversed(clips)][::-1]
+        features = [client.encode([clip])[0] for clip in reversed(clips)][::-1]
+        return features, _extremes(client, lambda: _loaded(stack.enter_context(sandbox.connect(spec, limits)), spec))
+
+
+def _loaded(client: EncoderClient, spec: EncoderSpec) -> EncoderClient:
+    client.load(spec.source)
+    return client
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Extremes:
+    """Very short clips and a long one: seconds to frames, or words to the reason. `peak`: memory after the long one."""
+
+    accepted: dict[float, int]
+    refused: dict[str, str]
+    peak: PeakMemory | None
+
+
+def _extremes(client: EncoderClient | None, another: Callable[[], EncoderClient]) -> _Extremes:
+    """Try clips that the contract leaves open; one that ends the server is a finding too, and `another` goes on."""
+    accepted: dict[float, int] = {}
+    refused: dict[str, str] = {}
+    peak = None
+    for seconds in EXTREME_CLIPS_S:
+        if seconds < LONG_CLIP_S and accepted:
+            continue  # what is longer than an accepted short one is no extreme
+        client = client or another()
+        try:
+            call = client.call([probe_clip(seconds, 5)])
+            violations = call.violations
+        except ParticipantError as refusal:
+            violations, client = list(refusal.reasons), None
+        if violations:
+            refused[f"{seconds:g} s"] = violations[0]
+        else:
+            accepted[seconds] = len(call.features[0])
+            peak = client.peak_memory() if client is not None and seconds == LONG_CLIP_S else None
+    return _Extremes(accepted=accepted, refused=refused, peak=peak)
 
 
 def _must_repeat(first: list[Features], again: Features, second: list[Features]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ranker.errors import InfraError
 from ranker.sandbox.faults import Ending
+from ranker.sandbox.memory import PeakMemory, group_peak, process_peak
 
 NATURAL_DEATH_S = 5.0
 
@@ -21,8 +22,15 @@ NATURAL_DEATH_S = 5.0
 class Child:
     """A process in a session of its own. Implements `client.Confined`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_bytes: int, out_of_memory: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        log_bytes: int,
+        out_of_memory: Callable[[], bool],
+        groups: Sequence[Path],
+    ) -> None:
         self._process = process
+        self._groups = groups
         self._log = b""
         self._log_bytes = log_bytes
         self._out_of_memory = out_of_memory
@@ -51,6 +59,10 @@ class Child:
             out_of_memory=self._out_of_memory(),
             log=self._log.decode("utf-8", "replace"),
         )
+
+    def peak_memory(self) -> PeakMemory | None:
+        """Of its control group if it has one, else of its processes."""
+        return group_peak(self._groups) or process_peak(self._process.pid)
 
     def close(self) -> None:
         """End it, whatever it does, and leave no thread or pipe behind."""
@@ -88,8 +100,11 @@ def running(
     log_bytes: int,
     pass_fds: Sequence[int] = (),
     out_of_memory: Callable[[], bool] = lambda: False,
+    groups: Sequence[Path] = (),
 ) -> Iterator[Child]:
-    """Start `command` with exactly this environment. Raises InfraError if it cannot be started."""
+    """Start `command` with exactly this environment; `groups` are the folders of its control group. Raises InfraError
+    if it cannot be started.
+    """
     try:
         process = subprocess.Popen(
             list(command),
@@ -103,7 +118,7 @@ def running(
         )
     except OSError as error:
         raise InfraError(f"{command[0]} cannot be started: {error}") from error
-    child = Child(process, log_bytes, out_of_memory)
+    child = Child(process, log_bytes, out_of_memory, groups)
     try:
         yield child
     finally:

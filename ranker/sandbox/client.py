@@ -5,6 +5,7 @@ fault.
 from __future__ import annotations
 
 import hashlib
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -19,8 +20,17 @@ from ranker.config import Limits, Recipe
 from ranker.errors import ParticipantError
 from ranker.sandbox import wire
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
-from ranker.sandbox.contract import CallReport, FileReport, LoadReport, max_feature_bytes, split_features
+from ranker.sandbox.contract import (
+    CallReport,
+    FileReport,
+    Greeting,
+    LoadReport,
+    frames_allowed,
+    max_feature_bytes,
+    split_features,
+)
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence
+from ranker.sandbox.memory import PeakMemory
 from ranker.types import EncoderSource
 
 DEFAULT_MAX_FRAMES: int = Recipe.model_fields["max_frames"].default
@@ -35,6 +45,9 @@ class Confined(Protocol):
 
     def end(self, *, kill: bool) -> Ending:
         """Let it finish dying, or kill it, and say how it ended. May be called again."""
+
+    def peak_memory(self) -> PeakMemory | None:
+        """The most memory that it has taken so far; None where that cannot be known. Never raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +72,14 @@ class EncoderClient:
         self._limits = limits
         self._max_frames = max_frames
         self._loaded: LoadReport | None = None
+        self._greeting: Greeting | None = None
+
+    @property
+    def greeting(self) -> Greeting:
+        """The server's versions of Python and torch, told before any submitted code ran."""
+        if self._greeting is None:
+            raise RuntimeError("greet() has not been called")
+        return self._greeting
 
     @property
     def loaded(self) -> LoadReport:
@@ -83,7 +104,12 @@ class EncoderClient:
 
     def greet(self, timeout_s: float) -> None:
         """Wait for the server's first words: no submitted code has run yet. Raises InfraError or OrganizerError."""
-        self._receive(Phase.STARTING, max_payload=0, deadline=time.monotonic() + timeout_s)
+        header, _ = self._receive(Phase.STARTING, max_payload=0, deadline=time.monotonic() + timeout_s)
+        self._greeting = self._parse(Greeting, header, Phase.STARTING)
+
+    def peak_memory(self) -> PeakMemory | None:
+        """The most memory that the server, and with it the encoder, has taken so far."""
+        return self._process.peak_memory()
 
     def inspect(self, file: str, timeout_s: float) -> FileReport:
         """Have one Python file of the root folder imported in a process of its own, and its candidates listed."""
@@ -122,10 +148,10 @@ class EncoderClient:
             "lengths": lengths,
             "mask": with_mask,
             "seed": clip_seed(clips[0]) if seed is None else seed,
-            "max_frames": self._max_frames,
+            "max_frames": frames_allowed(self._max_frames, lengths),
         }
         subject = _words(lengths)
-        masks = len(clips) * self._max_frames * 4
+        masks = len(clips) * frames_allowed(self._max_frames, lengths) * 4
         header, numbers = self._ask(
             Phase.ENCODING,
             request,
@@ -146,22 +172,28 @@ class EncoderClient:
             else:
                 sentence = f"the encoder raised an exception on {subject}: {report.error.words()}"
             return Call(report=report, features=[], violations=[sentence])
-        dim = self.loaded.output_dim
+        dim = self.loaded.known_dim
         found = report.violations(
-            batch=len(lengths), output_dim=dim, max_frames=self._max_frames, max_bytes=max_feature_bytes(lengths)
+            batch=len(lengths),
+            output_dim=dim,
+            max_frames=frames_allowed(self._max_frames, lengths),
+            max_bytes=max_feature_bytes(lengths),
         )
-        if found or report.features is None:
-            return Call(report=report, features=[], violations=[f"on {subject}, {violation}" for violation in found])
-        rows, frames, size = report.features.shape
-        wanted = rows * frames * (size + (report.mask is not None))
-        if not report.sent or numbers.size != wanted:
+        shape = [] if report.features is None else report.features.shape
+        wanted = math.prod(shape) + (math.prod(shape[:2]) if report.mask is not None else 0)
+        readable = report.sent and len(shape) == 3 and numbers.size == wanted
+        if not found and not readable:
             raise self._fail(
                 Seen.NONSENSE, Phase.ENCODING, f"{numbers.size} numbers came where {wanted} were announced"
             )
-        features = numbers[: rows * frames * size].reshape(rows, frames, size)
-        mask = numbers[rows * frames * size :].reshape(rows, frames) if report.mask is not None else None
-        kept, found = split_features(features, mask)
-        return Call(report=report, features=kept, violations=[f"on {subject}, {violation}" for violation in found])
+        kept: list[Features] = []
+        if readable:
+            features = numbers[: math.prod(shape)].reshape(shape)
+            mask = numbers[math.prod(shape) :].reshape(shape[:2]) if report.mask is not None else None
+            kept, wrong = split_features(features, mask)
+            found += wrong
+        violations = [f"on {subject}, {violation}" for violation in found]
+        return Call(report=report, features=[] if violations else kept, violations=violations)
 
     def _ask(
         self,

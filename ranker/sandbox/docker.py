@@ -38,6 +38,7 @@ from ranker.sandbox.environment import (
     server_file,
 )
 from ranker.sandbox.faults import Ending, judge_engine, plain
+from ranker.sandbox.memory import MemorySource, PeakMemory, group_peak
 from ranker.sandbox.owner import is_dead, owner_token
 from ranker.sandbox.seccomp import profile_path
 from ranker.sandbox.serving import ServedSandbox
@@ -135,6 +136,26 @@ class _Container:
             out_of_memory=bool(state["OOMKilled"]),
             log=log.decode("utf-8", "replace"),
         )
+
+    def peak_memory(self) -> PeakMemory | None:
+        """As the engine counts it (cgroup v1), or as its control group does where that can be seen from here."""
+        with contextlib.suppress(requests.RequestException, DockerException, KeyError):
+            used = self._container.stats(stream=False, one_shot=True)["memory_stats"]
+            if "max_usage" in used:
+                return PeakMemory(size_bytes=int(used["max_usage"]), source=MemorySource.GROUP)
+            self._container.reload()
+            return group_peak(_group_folders(self._container.attrs["State"]["Pid"], self._container.id))
+        return None
+
+
+def _group_folders(pid: int, container_id: str) -> list[Path]:
+    """The container's control group under cgroup v2; nothing where the engine counts processes elsewhere than we do."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            controllers, path = line.split(":", 2)[1:]
+            if not controllers and container_id in path:
+                return [Path("/sys/fs/cgroup") / path.lstrip("/")]
+    return []
 
 
 def _remove(container: Any) -> None:

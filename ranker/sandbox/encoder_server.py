@@ -13,6 +13,7 @@ import ctypes
 import importlib.util
 import inspect
 import json
+import math
 import os
 import random
 import resource
@@ -35,11 +36,15 @@ MAX_TEXT = 600
 MAX_NAME = 100
 MAX_FRAMES_OF_TRACEBACK = 6
 MAX_CANDIDATES = 20
+MAX_DIMENSIONS = 8
 SAMPLE_RATE_HZ = 16_000
 BYTES_PER_S, GRACE_S = 2**21, 30  # as in ranker/sandbox/contract.py
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 OLD_HABITS = ("sampling_rate", "hop_size_in_ms")
+FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+REAL = ("float", "integer", "bool")
+LOOKED_AT = 2**24  # numbers of a wrong answer that are looked at all the same
 
 
 def main() -> None:
@@ -161,7 +166,7 @@ class Server:
                 self.seed_all(self.seed)
                 report: dict[str, Any] = {"candidates": candidates(self.import_file(name)), "error": None}
             except BaseException as error:  # noqa: BLE001  theirs to raise, SystemExit too
-                report = {"candidates": [], "error": self.describe_error(error)}
+                report = {"candidates": {}, "error": self.describe_error(error)}
             os.write(writer, json.dumps(report).encode()[:60_000])
             os._exit(0)
         os.close(writer)
@@ -179,25 +184,17 @@ class Server:
         except ValueError:
             late = time.monotonic() >= deadline
             what = f"did not finish within {timeout_s:.0f} s" if late else f"ended its process with status {status}"
-            report = {"candidates": [], "error": {"type": "ImportError", "message": f"its import {what}", "frames": []}}
+            report = {"candidates": {}, "error": {"type": "ImportError", "message": f"its import {what}", "frames": []}}
         self.send({"name": name, **report})
 
     def load(self, header: dict[str, Any], _payload: bytearray) -> None:
         """Import the file, construct the encoder, and say what it looks like. Never fails: reports."""
         started = time.monotonic()
         report = {
-            "attribute": header["attribute"],
-            "candidates": [],
-            "error": None,
-            "stage": "import",
-            "needs": [],
-            "is_module": False,
-            "type": "",
-            "output_dim_type": None,
-            "output_dim": None,
-            "positional": None,
-            "old_habits": [],
-        }
+            "attribute": header["attribute"], "candidates": {}, "error": None, "stage": "import", "needs": [],
+            "instance_of": None, "is_module": False, "type": "", "output_dim_type": None, "output_dim_error": None,
+            "output_dim": None, "positional": None, "keywords": [], "requires": [], "old_habits": [],
+        }  # fmt: skip
         self.seed_all(self.seed)
         try:
             self.load_into(report, header["module"])
@@ -214,39 +211,60 @@ class Server:
             if len(report["candidates"]) != 1:
                 report["stage"] = "choose"
                 return
-            report["attribute"] = report["candidates"][0]
+            (report["attribute"],) = report["candidates"]
         report["stage"] = "construct"
         if not hasattr(module, report["attribute"]):
             report["stage"] = "choose"
             return
         factory = getattr(module, report["attribute"])
-        report["needs"] = required_arguments(factory)
-        self.encoder = factory()
+        if not isinstance(factory, type) and (isinstance(factory, self.torch.nn.Module) or not callable(factory)):
+            report["instance_of"] = short(type(factory).__name__)
+            if not callable(factory):
+                return
+            self.encoder = factory
+        else:
+            report["needs"] = required_arguments(factory)
+            self.encoder = factory()
+        report["stage"] = "look"
+        self.look_at(self.encoder, report)
         report["stage"] = "done"
-        report["type"] = short(type(self.encoder).__name__)
-        report["is_module"] = isinstance(self.encoder, self.torch.nn.Module)
-        report["old_habits"] = [name for name in OLD_HABITS if hasattr(self.encoder, name)]
-        value = getattr(self.encoder, "output_dim", None)
-        if hasattr(self.encoder, "output_dim"):
+
+    def look_at(self, encoder: Any, report: dict[str, Any]) -> None:
+        """What can be known of a constructed encoder without a call."""
+        report["type"] = short(type(encoder).__name__)
+        report["is_module"] = isinstance(encoder, self.torch.nn.Module)
+        report["old_habits"] = [name for name in OLD_HABITS if hasattr(encoder, name)]
+        try:
+            value = encoder.output_dim
             report["output_dim_type"] = short(type(value).__name__)
-        if type(value) is int and abs(value) < 2**53:
-            report["output_dim"] = value
-        report["positional"] = positional_parameters(self.encoder)
-        self.takes_mask = report["positional"] is None or report["positional"] >= 2
+            if type(value) is int:
+                report["output_dim"] = max(-(2**53), min(value, 2**53))
+        except BaseException as error:  # noqa: BLE001  theirs to raise, SystemExit too
+            report["output_dim_error"] = self.describe_attribute_error(encoder, error)
+        positional, report["keywords"], report["requires"] = call_parameters(encoder)
+        report["positional"] = positional
+        self.takes_mask = positional is None or positional >= 2
         if report["is_module"]:
-            self.encoder.eval()
+            encoder.eval()
+
+    def describe_attribute_error(self, encoder: Any, error: BaseException) -> dict[str, Any] | None:
+        """Why `output_dim` could not be read; None if there is none. A module hides what a property of it raised."""
+        if not isinstance(error, AttributeError):
+            return self.describe_error(error)
+        found = inspect.getattr_static(type(encoder), "output_dim", None)
+        if not isinstance(found, property):
+            return None
+        try:
+            found.__get__(encoder, type(encoder))
+        except BaseException as hidden:  # noqa: BLE001  theirs to raise, SystemExit too
+            return self.describe_error(hidden)
+        return self.describe_error(error)
 
     def encode(self, header: dict[str, Any], payload: bytearray) -> None:
         """Call the encoder on one padded batch and send what it returned: its shape always, its numbers if they fit."""
         report: dict[str, Any] = {
-            "error": None,
-            "kind": "",
-            "length": None,
-            "features": None,
-            "mask": None,
-            "sent": False,
-            "seconds": 0.0,
-        }
+            "error": None, "kind": "", "length": None, "features": None, "mask": None, "sent": False, "seconds": 0.0,
+        }  # fmt: skip
         numbers: list[Any] = []
         try:
             audio, mask = self.batch(header["lengths"], payload)
@@ -256,7 +274,12 @@ class Server:
                 arguments = (audio, mask if header["mask"] else None)
                 result = self.encoder(*(arguments if self.takes_mask else arguments[:1]))
                 report["seconds"] = time.monotonic() - started
-                numbers = self.describe_result(result, report, header)
+                usable = self.describe_result(result, report)
+                if usable and self.fits(report, header):
+                    report["sent"] = True
+                    numbers = [self.as_array(part) for part in usable]
+                else:
+                    self.look_inside(result, report)
         except BaseException as error:  # noqa: BLE001  theirs to raise, SystemExit too
             report["error"] = self.describe_error(error)
             report["sent"], numbers = False, []
@@ -277,41 +300,75 @@ class Server:
             start += length
         return audio, mask
 
-    def describe_result(self, result: Any, report: dict[str, Any], header: dict[str, Any]) -> list[Any]:
-        """Fill `report`; the arrays to send, or none where the client could not use them anyway."""
+    def describe_result(self, result: Any, report: dict[str, Any]) -> list[Any]:
+        """Fill `report`; the tensors that make a right answer, or none."""
         report["kind"] = short(type(result).__name__)
         if isinstance(result, self.torch.Tensor):
             report["features"] = self.describe_value(result)
             return []
-        if isinstance(result, (tuple, list)):
-            report["length"] = len(result)
-        if report["length"] != 2:
+        if not isinstance(result, (tuple, list)):
             return []
-        features, mask = result
-        report["features"] = self.describe_value(features)
+        report["length"] = len(result)
+        features = result[0] if len(result) else None
+        if len(result) == 2 or isinstance(features, self.torch.Tensor):
+            report["features"] = self.describe_value(features)
+        if len(result) != 2:
+            return []
+        mask = result[1]
         report["mask"] = None if mask is None else self.describe_value(mask)
-        usable = [
-            isinstance(part, self.torch.Tensor) and not part.is_complex()
-            for part in (features, mask)
-            if part is not None
-        ]
-        if not all(usable) or features is None or features.ndim != 3 or not features.is_floating_point():
-            return []
-        room = sum(length / SAMPLE_RATE_HZ + GRACE_S for length in header["lengths"]) * BYTES_PER_S
-        fits = features.shape[1] <= header["max_frames"] and features.numel() * 4 <= room
-        if features.shape[0] != len(header["lengths"]) or not fits:
-            return []
-        if mask is not None and tuple(mask.shape) != tuple(features.shape[:2]):
-            return []
-        report["sent"] = True
-        parts = (features,) if mask is None else (features, mask)
-        return [part.detach().to("cpu", self.torch.float32).contiguous().numpy() for part in parts]
+        return [features] if mask is None else [features, mask]
 
-    def describe_value(self, value: object) -> dict[str, Any]:
-        """Type, and shape and dtype where there are any."""
-        shape = getattr(value, "shape", ())
-        shape = [int(size) for size in shape][:8] if isinstance(shape, (tuple, list)) else []
-        return {"type": short(type(value).__name__), "dtype": short(str(getattr(value, "dtype", ""))), "shape": shape}
+    def fits(self, report: dict[str, Any], header: dict[str, Any]) -> bool:
+        """Whether the client could use the numbers: it looks at the same things in the same report."""
+        features, mask, batch = report["features"], report["mask"], len(header["lengths"])
+        shape = features["shape"]
+        if not (readable(features, ("float",)) and len(shape) == 3 and shape[0] == batch):
+            return False
+        if mask is not None and not (readable(mask, REAL) and mask["shape"] == shape[:2]):
+            return False
+        room = sum(length / SAMPLE_RATE_HZ + GRACE_S for length in header["lengths"]) * BYTES_PER_S
+        return bool(0 < shape[1] <= header["max_frames"] and shape[0] * shape[1] * shape[2] * 4 <= room)
+
+    def look_inside(self, result: Any, report: dict[str, Any]) -> None:
+        """What is wrong with numbers that are not sent, so that it can be told along with why they are not."""
+        parts = [result] if isinstance(result, self.torch.Tensor) else result
+        features, mask = report["features"], report["mask"]
+        if features is not None and readable(features, ("float",)) and math.prod(features["shape"]) <= LOOKED_AT:
+            array = self.as_array(parts[0])
+            features["bad"] = int(array.size - self.np.count_nonzero(self.np.isfinite(array)))
+        if mask is not None and readable(mask, REAL) and math.prod(mask["shape"]) <= LOOKED_AT:
+            array = self.as_array(parts[1])
+            mask["bad"] = int(array.size - self.np.count_nonzero((array == 0) | (array == 1)))
+            mask["emptied"] = int((~array.any(axis=1)).sum()) if array.ndim == 2 else 0
+
+    def as_array(self, part: Any) -> Any:
+        """A dense tensor's numbers as float32, in the machine's memory."""
+        return part.detach().to("cpu", self.torch.float32).resolve_neg().contiguous().numpy()
+
+    def describe_value(self, value: Any) -> dict[str, Any]:
+        """Type, and of a tensor its shape, dtype, layout and device."""
+        report = {
+            "type": short(type(value).__name__), "tensor": isinstance(value, self.torch.Tensor), "dtype": "",
+            "number": "", "layout": "", "device": "", "shape": [], "bad": None, "emptied": None,
+        }  # fmt: skip
+        if not report["tensor"]:
+            return report
+        report["dtype"], report["device"] = short(str(value.dtype)), short(value.device.type)
+        report["layout"] = "nested" if value.is_nested else short(str(value.layout).removeprefix("torch."))
+        if not value.is_nested:
+            report["shape"] = [int(size) for size in value.shape][:MAX_DIMENSIONS]
+        report["number"] = self.number_of(value)
+        return report
+
+    def number_of(self, value: Any) -> str:
+        """What kind of numbers a tensor holds."""
+        if value.is_quantized:
+            return "quantized"
+        if value.is_complex():
+            return "complex"
+        if value.is_floating_point():
+            return "float"
+        return "bool" if value.dtype is self.torch.bool else "integer"
 
     def describe_error(self, error: BaseException) -> dict[str, Any]:
         """Type, message and the last calls in the submission's own files."""
@@ -384,10 +441,20 @@ class Server:
         return buffer
 
 
-def candidates(module: types.ModuleType) -> list[str]:
-    """Names of a module's attributes, defined or imported there, that end in `Encoder`."""
+def candidates(module: types.ModuleType) -> dict[str, str]:
+    """A module's attributes that end in `Encoder`, and where each comes from: empty if it was defined there."""
     names = (name for name in vars(module) if name.isidentifier() and len(name) <= MAX_NAME)
-    return sorted(name for name in names if name.endswith(SUFFIX))[:MAX_CANDIDATES]
+    found = sorted(name for name in names if name.endswith(SUFFIX))[:MAX_CANDIDATES]
+    return {name: origin(vars(module)[name], module.__name__) for name in found}
+
+
+def origin(value: object, own: str) -> str:
+    """The module that a class or function was imported from; empty if it is this one, or nobody knows."""
+    try:
+        name = value.__module__
+    except BaseException:  # noqa: BLE001  even this may be theirs
+        return ""
+    return short(name) if isinstance(name, str) and name != own and isinstance(value, (type, *FUNCTIONS)) else ""
 
 
 def required_arguments(factory: Any) -> list[str]:
@@ -400,15 +467,26 @@ def required_arguments(factory: Any) -> list[str]:
     return [p.name[:MAX_NAME] for p in parameters if p.default is p.empty and p.kind not in variadic][:MAX_CANDIDATES]
 
 
-def positional_parameters(encoder: Any) -> int | None:
-    """How many arguments a call takes by position; None where that cannot be known or there is no bound."""
+def call_parameters(encoder: Any) -> tuple[int | None, list[str], list[str]]:
+    """How many arguments a call takes by position (None: not known, or no bound), the names of those that it takes by
+    name only, and the names of those that it cannot do without beside the first two.
+    """
     try:
-        parameters = inspect.signature(getattr(encoder, "forward", encoder)).parameters.values()
+        parameters = list(inspect.signature(getattr(encoder, "forward", encoder)).parameters.values())
     except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return None
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+        return None, [], []
+    ordered = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    required = [p.name[:MAX_NAME] for p in (*ordered[2:], *named) if p.default is p.empty]
+    bounded = not any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    names = [p.name[:MAX_NAME] for p in named]
+    return len(ordered) if bounded else None, names[:MAX_CANDIDATES], required[:MAX_CANDIDATES]
+
+
+def readable(value: dict[str, Any], numbers: Sequence[str]) -> bool:
+    """Whether a described value is a dense tensor with such numbers in it."""
+    dense = value["tensor"] and value["layout"] == "strided" and value["device"] != "meta"
+    return bool(dense and value["number"] in numbers)
 
 
 def short(text: str) -> str:

@@ -23,6 +23,11 @@ class NoSandbox(ServedSandbox):
 
     name = SandboxName.NONE
 
+    def __init__(self, *, hidden: Path | None = None, python: Path | None = None) -> None:
+        """`python`: another interpreter for the server than our own, with torch and numpy of its own."""
+        super().__init__(hidden=hidden)
+        self._python = str(python) if python is not None else sys.executable
+
     def available(self) -> Availability:
         """Always."""
         return Availability(ok=True, version="no confinement")
@@ -32,7 +37,7 @@ class NoSandbox(ServedSandbox):
         """Start the server as a child process; memory, processes and files are not limited."""
         arguments = launch.arguments(tree=str(launch.tree), socket=str(launch.socket))
         with tempfile.TemporaryDirectory(prefix="ranker-scratch-") as scratch:
-            command = [sys.executable, "-P", "-s", str(server_file()), *arguments]
+            command = [self._python, "-P", "-s", str(server_file()), *arguments]
             environment = {**launch.environment(), "HOME": scratch, "TMPDIR": scratch}
             with running(
                 command, environment=environment, folder=Path(scratch), log_bytes=launch.limits.log_kb * 1024

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ranker.board import Board, Interval, Row, TaskColumn
+from ranker.sandbox.probes import Probe, identity, rows
 from ranker.site import charts, text
 from ranker.site.pages import Sample, SubmissionPage, TrackRun
 from ranker.site.track_view import HeadView, head_view, range_text, score_digits, slug
@@ -74,6 +75,7 @@ class SubmissionView:
     refused: bool
     received_at: str
     encoder: tuple[text.Fact, ...]
+    probes: tuple[Probe, ...]
     runs: tuple[RunView, ...]
 
 
@@ -128,7 +130,8 @@ def submission_view(page: SubmissionPage, boards: Sequence[Standings]) -> Submis
         state=page.state.value,
         refused=page.state in {SubmissionState.REFUSED, SubmissionState.FAILED},
         received_at=text.moment(page.received_at),
-        encoder=tuple(f for group in text.fact_groups(page.encoder or {}, "Encoder") for f in group.facts),
+        encoder=tuple(f for group in text.fact_groups(identity(page.encoder or {}), "Encoder") for f in group.facts),
+        probes=rows(page.encoder or {}),
         runs=tuple(view for view in views if view is not None),
     )
 
