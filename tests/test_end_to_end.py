@@ -61,7 +61,7 @@ tracks:
       - {{name: pitch, title: Pitch, domain: music, metric: Accuracy,
          train: {{shards: [train.tar], key: [label], prompt: "High or low?"}},
          test: {{shards: [test.tar], key: [label], prompt: "High or low?", max_new_tokens: 2}}}}
-      - {{name: side, title: Side, domain: sound, metric: Accuracy, group: hidden,
+      - {{name: side, title: Side, domain: sound, metric: Accuracy, group: hidden, trained: with_public,
          train: {{shards: [train.tar], key: [side], prompt: "Left or right?"}},
          test: {{shards: [test.tar], key: [side], prompt: "Left or right?", max_new_tokens: 2}}}}
   B:
