@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from tones import write_tones
+from tones import tone, write_tones
 
 from ranker.conditions import condition_for
 from ranker.config import Benchmark, Service
 from ranker.data import store
+from ranker.data.shards import write_shard
 from ranker.errors import InfraError, OrganizerError, ParticipantError
 from ranker.evaluation import adopt_predictions, evaluate
 from ranker.home import Home
@@ -134,18 +135,29 @@ class Place:
         )
 
 
+def write_tiny(folder: Path, *, broken: str) -> None:
+    """Eight training clips and four test clips, and one more whose audio breaks off, in the split `broken`."""
+    for name, count in (("train", 8), ("test", 4)):
+        samples = [
+            {
+                "__key__": f"c{at:04d}",
+                "flac": tone(0.5, 200.0 + 40.0 * at),
+                "json": {"label": ("low", "high")[at % 2]},
+            }
+            for at in range(count + (name == broken))
+        ]
+        if name == broken:
+            samples[-1]["flac"] = samples[-1]["flac"][:-500]
+        write_shard(folder / f"{name}.tar", samples)
+
+
 def make_place(root: Path, **recipe: object) -> Place:
     home = Home(root=root)
     (root / "configs").mkdir(parents=True)
     written = BENCHMARK | {"recipe": BENCHMARK["recipe"] | recipe}
     (root / "configs/tiny.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
 
-    def shards(folder: Path, _: store.ProgressHook) -> None:
-        labels = [{"label": "low"}, {"label": "high"}]
-        for name, count in (("train", 8), ("test", 4)):
-            write_tones(folder / f"{name}.tar", [0.5] * count, labels * (count // 2))
-
-    store.build(home.data / "tiny", shards, version=1)
+    store.build(home.data / "tiny", lambda folder, _: write_tiny(folder, broken="train"), version=1)
     tree = home.submissions / ("a" * 64) / "tree"
     tree.mkdir(parents=True)
     (tree / "encoder.py").write_text(ENCODER, encoding="utf-8")
@@ -262,6 +274,27 @@ def test_changed_data_and_files_are_no_longer_what_was_queued(tmp_path: Path) ->
     store.build(place.home.data / "tiny", shards, version=2)
     with pytest.raises(OrganizerError, match="data of benchmark tiny changed"):
         evaluate(context)
+
+
+def test_a_broken_training_clip_is_skipped_and_named_in_the_manifest(first: tuple[Place, JobContext, Outcome]) -> None:
+    """Whoever reads the run sees which clips nobody was trained on, and why."""
+    _, context, _ = first
+    manifest = json.loads((context.run_folder / "manifest.json").read_text(encoding="utf-8"))
+    ((clip, why),) = manifest["skipped"]["pitch"].items()
+    assert clip == "train.tar:c0008"
+    assert "c0008.flac cannot be decoded" in why
+
+
+def test_a_broken_test_clip_stops_the_evaluation_before_it_trains(tmp_path: Path) -> None:
+    """A score of a smaller test set would be compared with others; it is our fault, and costs nobody hours."""
+    place = make_place(tmp_path)
+    store.build(place.home.data / "tiny", lambda folder, _: write_tiny(folder, broken="test"), version=2)
+    stages: list[Stage] = []
+    context = place.context(1, report=lambda progress: stages.append(progress.stage))
+    with pytest.raises(OrganizerError, match=r"1 test clips cannot be used: clip test\.tar:c0004: .*cannot be decoded"):
+        evaluate(context)
+    assert stages == []
+    assert list(context.run_folder.iterdir()) == []
 
 
 @pytest.fixture
