@@ -18,7 +18,7 @@ from ranker.db.session import open_database, session
 from ranker.errors import ConfigError, MissingError, UsageError
 from ranker.hidden import merged
 from ranker.home import Home, asset
-from ranker.types import Buildable, JobKind, Part, SandboxName, Status, SubmissionState
+from ranker.types import Buildable, SandboxName
 
 if TYPE_CHECKING:
     from ranker.board import Board
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ranker.intake.receive import Received
     from ranker.metrics.recompute import Recomputed
     from ranker.overview import SubmissionView
+    from ranker.planning import Plan
     from ranker.provision import Provided
     from ranker.scoretable import Ranked
 
@@ -47,17 +48,6 @@ class Wanted:
     track: str | None = None
     limit_steps: int | None = None
     sandbox: SandboxName | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Jobs of the evaluations that were asked for (`asked`), and of those that are still to be done (`job_ids`)."""
-
-    benchmark: str
-    submission_ids: tuple[str, ...]
-    asked: tuple[int, ...]
-    job_ids: tuple[int, ...]
-    demonstration: tuple[str, ...]
 
 
 class Ranker:
@@ -149,69 +139,20 @@ class Ranker:
         local.run(self.home, service, job_ids, on_tick=on_tick)
 
     def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
-        """Queue the evaluations that these submissions (None: all accepted ones) miss.
-
-        Raises UsageError for a submission that no encoder check has accepted, MissingError where data or models are
-        not there.
-        """
-        from ranker import overview, queue
-        from ranker.conditions import condition_for
-        from ranker.executors.local import gpus
+        """Queue the evaluations that these submissions (None: all accepted ones) miss, as `ranker.planning.plan`."""
+        from ranker.planning import plan
 
         benchmark = self.benchmark(wanted.benchmark)
-        tracks = [wanted.track] if wanted.track else list(benchmark.tracks)
-        devices = sorted({gpu.name for gpu in gpus()})
-        if len(devices) > 1:
-            raise UsageError(
-                f"this machine has different GPUs ({', '.join(devices)}), whose scores share no board; "
-                "choose those of one model by CUDA_VISIBLE_DEVICES"
-            )
-        by_part = [
-            [
-                condition_for(
-                    self.home,
-                    benchmark,
-                    track,
-                    part=part,
-                    limit_steps=wanted.limit_steps,
-                    sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
-                    device=devices[0] if devices else "cpu",
-                )
-                for track in tracks
-                if part in {each.name for each in benchmark.parts(track)}
-            ]
-            for part in Part  # prompted ones come last, and find the public ones' weights
-        ]
         with self.open() as engine, session(engine) as writing:
-            views = overview.submissions(writing) if names is None else overview.find(writing, names)
-            unfit = {SubmissionState.RECEIVED, SubmissionState.REFUSED}
-            accepted = [view for view in views if view.state not in unfit]
-            if names is not None and len(accepted) < len(views):
-                wrong = next(view for view in views if view.state in unfit)
-                raise UsageError(
-                    f"submission {wrong.submission.id} of {wrong.submission.team} cannot be evaluated: "
-                    f"it is {wrong.state}; `ranker show {wrong.submission.id}` says why"
-                )
-            jobs = [
-                queue.enqueue(
-                    writing,
-                    submission_id=view.submission.id,
-                    kind=JobKind.EVALUATE,
-                    condition=condition,
-                    seed=benchmark.recipe.seed,
-                    now=datetime.now(UTC),
-                )
-                for conditions in by_part
-                for view in accepted
-                for condition in conditions
-            ]
-            reasons = (reason for conditions in by_part for each in conditions for reason in each.demonstration)
-            return Plan(
-                benchmark=benchmark.name,
-                submission_ids=tuple(view.submission.id for view in accepted),
-                asked=tuple(job.id for job in jobs),
-                job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
-                demonstration=tuple(dict.fromkeys(reasons)),
+            return plan(
+                writing,
+                self.home,
+                benchmark,
+                [wanted.track] if wanted.track else list(benchmark.tracks),
+                names=names,
+                limit_steps=wanted.limit_steps,
+                sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
+                now=datetime.now(UTC),
             )
 
     def estimate(

@@ -32,7 +32,7 @@ LAYERS = """
     calibration
     evaluation site
     comparison overview worker
-    results
+    planning results
     service
     cli
 """

@@ -352,7 +352,7 @@ def test_a_board_joins_the_parts(joined: Joined) -> None:
 
 
 def test_nothing_hidden_is_published(joined: Joined, tmp_path: Path) -> None:
-    """Attacks every file of the page with labels, prompts, shards and clips of hidden tasks: their scores alone are there.
+    """Attacks every file of the page: of hidden tasks it has scores, and no label, prompt, shard or clip.
 
     The sample of the public task shows that the page has what may be shown.
     """

@@ -1,0 +1,107 @@
+"""Which evaluations are asked for, and which of them are still to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from ranker import overview, queue
+from ranker.conditions import condition_for
+from ranker.config import Benchmark
+from ranker.errors import UsageError
+from ranker.executors.local import gpus
+from ranker.home import Home
+from ranker.overview import SubmissionView
+from ranker.types import Condition, JobKind, Part, Status, SubmissionState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Jobs of the evaluations that were asked for (`asked`), and of those that are still to be done (`job_ids`)."""
+
+    benchmark: str
+    submission_ids: tuple[str, ...]
+    asked: tuple[int, ...]
+    job_ids: tuple[int, ...]
+    demonstration: tuple[str, ...]
+
+
+def plan(
+    session: Session,
+    home: Home,
+    benchmark: Benchmark,
+    tracks: Sequence[str],
+    *,
+    names: Sequence[str] | None,
+    limit_steps: int | None,
+    sandboxed: bool,
+    now: datetime,
+) -> Plan:
+    """Queue what these submissions (None: all accepted ones) miss on these tracks, in every part of them.
+
+    Raises UsageError for a submission that no encoder check has accepted, MissingError where data or models are not
+    there.
+    """
+    conditions = _conditions(home, benchmark, tracks, limit_steps=limit_steps, sandboxed=sandboxed)
+    accepted = _accepted(session, names)
+    jobs = [
+        queue.enqueue(
+            session,
+            submission_id=view.submission.id,
+            kind=JobKind.EVALUATE,
+            condition=condition,
+            seed=benchmark.recipe.seed,
+            now=now,
+        )
+        for part in Part  # prompted ones come last, and find the public ones' weights
+        for view in accepted
+        for condition in conditions
+        if condition.part is part
+    ]
+    return Plan(
+        benchmark=benchmark.name,
+        submission_ids=tuple(view.submission.id for view in accepted),
+        asked=tuple(job.id for job in jobs),
+        job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
+        demonstration=tuple(dict.fromkeys(reason for each in conditions for reason in each.demonstration)),
+    )
+
+
+def _conditions(
+    home: Home, benchmark: Benchmark, tracks: Sequence[str], *, limit_steps: int | None, sandboxed: bool
+) -> list[Condition]:
+    """Of every part of these tracks, as this machine measures it."""
+    devices = sorted({gpu.name for gpu in gpus()})
+    if len(devices) > 1:
+        raise UsageError(
+            f"this machine has different GPUs ({', '.join(devices)}), whose scores share no board; "
+            "choose those of one model by CUDA_VISIBLE_DEVICES"
+        )
+    return [
+        condition_for(
+            home,
+            benchmark,
+            track,
+            part=part.name,
+            limit_steps=limit_steps,
+            sandboxed=sandboxed,
+            device=devices[0] if devices else "cpu",
+        )
+        for track in tracks
+        for part in benchmark.parts(track)
+    ]
+
+
+def _accepted(session: Session, names: Sequence[str] | None) -> list[SubmissionView]:
+    views = overview.submissions(session) if names is None else overview.find(session, names)
+    unfit = {SubmissionState.RECEIVED, SubmissionState.REFUSED}
+    if names is not None and any(view.state in unfit for view in views):
+        wrong = next(view for view in views if view.state in unfit)
+        raise UsageError(
+            f"submission {wrong.submission.id} of {wrong.submission.team} cannot be evaluated: "
+            f"it is {wrong.state}; `ranker show {wrong.submission.id}` says why"
+        )
+    return [view for view in views if view.state not in unfit]
