@@ -29,51 +29,13 @@ class Plan:
     demonstration: tuple[str, ...]
 
 
-def plan(
-    session: Session,
-    home: Home,
-    benchmark: Benchmark,
-    tracks: Sequence[str],
-    *,
-    names: Sequence[str] | None,
-    limit_steps: int | None,
-    sandboxed: bool,
-    now: datetime,
-) -> Plan:
-    """Queue what these submissions (None: all accepted ones) miss on these tracks, in every part of them.
-
-    Raises UsageError for a submission that no encoder check has accepted, MissingError where data or models are not
-    there.
-    """
-    conditions = _conditions(home, benchmark, tracks, limit_steps=limit_steps, sandboxed=sandboxed)
-    accepted = _accepted(session, names)
-    jobs = [
-        queue.enqueue(
-            session,
-            submission_id=view.submission.id,
-            kind=JobKind.EVALUATE,
-            condition=condition,
-            seed=benchmark.recipe.seed,
-            now=now,
-        )
-        for part in Part  # prompted ones come last, and find the public ones' weights
-        for view in accepted
-        for condition in conditions
-        if condition.part is part
-    ]
-    return Plan(
-        benchmark=benchmark.name,
-        submission_ids=tuple(view.submission.id for view in accepted),
-        asked=tuple(job.id for job in jobs),
-        job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
-        demonstration=tuple(dict.fromkeys(reason for each in conditions for reason in each.demonstration)),
-    )
-
-
-def _conditions(
+def conditions(
     home: Home, benchmark: Benchmark, tracks: Sequence[str], *, limit_steps: int | None, sandboxed: bool
 ) -> list[Condition]:
-    """Of every part of these tracks, as this machine measures it."""
+    """Of every part of these tracks, as this machine measures it.
+
+    Raises UsageError where its GPUs differ, MissingError where data or models are not there.
+    """
     devices = sorted({gpu.name for gpu in gpus()})
     if len(devices) > 1:
         raise UsageError(
@@ -93,6 +55,42 @@ def _conditions(
         for track in tracks
         for part in benchmark.parts(track)
     ]
+
+
+def plan(
+    session: Session,
+    benchmark: Benchmark,
+    wanted: Sequence[Condition],
+    *,
+    names: Sequence[str] | None,
+    now: datetime,
+) -> Plan:
+    """Queue what these submissions (None: all accepted ones) miss under the wanted conditions.
+
+    Raises UsageError for a submission that no encoder check has accepted.
+    """
+    accepted = _accepted(session, names)
+    jobs = [
+        queue.enqueue(
+            session,
+            submission_id=view.submission.id,
+            kind=JobKind.EVALUATE,
+            condition=condition,
+            seed=benchmark.recipe.seed,
+            now=now,
+        )
+        for part in Part  # prompted ones come last, and find the public ones' weights
+        for view in accepted
+        for condition in wanted
+        if condition.part is part
+    ]
+    return Plan(
+        benchmark=benchmark.name,
+        submission_ids=tuple(view.submission.id for view in accepted),
+        asked=tuple(job.id for job in jobs),
+        job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
+        demonstration=tuple(dict.fromkeys(reason for each in wanted for reason in each.demonstration)),
+    )
 
 
 def _accepted(session: Session, names: Sequence[str] | None) -> list[SubmissionView]:

@@ -139,21 +139,22 @@ class Ranker:
         local.run(self.home, service, job_ids, on_tick=on_tick)
 
     def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
-        """Queue the evaluations that these submissions (None: all accepted ones) miss, as `ranker.planning.plan`."""
-        from ranker.planning import plan
+        """Queue the evaluations that these submissions (None: all accepted ones) miss.
+
+        Raises as `ranker.planning.conditions` and `ranker.planning.plan`; nothing is written where data is missing.
+        """
+        from ranker import planning
 
         benchmark = self.benchmark(wanted.benchmark)
+        conditions = planning.conditions(
+            self.home,
+            benchmark,
+            [wanted.track] if wanted.track else list(benchmark.tracks),
+            limit_steps=wanted.limit_steps,
+            sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
+        )
         with self.open() as engine, session(engine) as writing:
-            return plan(
-                writing,
-                self.home,
-                benchmark,
-                [wanted.track] if wanted.track else list(benchmark.tracks),
-                names=names,
-                limit_steps=wanted.limit_steps,
-                sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
-                now=datetime.now(UTC),
-            )
+            return planning.plan(writing, benchmark, conditions, names=names, now=datetime.now(UTC))
 
     def estimate(
         self,
