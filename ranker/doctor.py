@@ -18,7 +18,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ranker import queue
-from ranker.config import Benchmark, Service, load
+from ranker.config import Benchmark, Service, load, load_ranking
 from ranker.db.migrate import current_revision, head_revision
 from ranker.db.models import Job, Submission
 from ranker.db.session import connect, session
@@ -282,7 +282,7 @@ def _configs(patient: _Patient) -> Iterator[_Found]:
     wrong = []
     for name, path in sorted(paths.items()):
         try:
-            load(Service if name == "service.yaml" else Benchmark, path)
+            load(Service, path) if name == "service.yaml" else load_ranking(path)
         except (RankerError, yaml.YAMLError) as error:
             wrong.append(_one_line(error))
     if wrong:

@@ -111,7 +111,7 @@ def fail(engine: Engine, job: int, fault: Fault, reason: str, attempts: int = 5)
         (["ingest", __file__, "--team", "bad\x07name"], "control or invisible characters"),
         (["evaluate"], "say which submissions"),
         (["evaluate", "team", "--all"], "say which submissions"),
-        (["evaluate", "--all", "--benchmark", "maxi"], "no benchmark 'maxi'; there are challenge, field, mini"),
+        (["evaluate", "--all", "--benchmark", "maxi"], "no benchmark 'maxi'; there are challenge, field, inter"),
         (["evaluate", "--all", "--track", "Z"], "has no track 'Z'; it has A, B"),
         (["evaluate", "--all", "--limit-steps", "0"], "greater than or equal to 1"),
         (["evaluate", "--all", "--sandbox", "paper"], "'paper' is not one of"),

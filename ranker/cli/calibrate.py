@@ -59,26 +59,32 @@ def calibrate(
 
 
 def table(value: Calibration) -> RenderableType:
-    """One track's figures, and the verdict below them."""
+    """One track's figures, a table for each baseline, and the verdict below them."""
     condition = "nothing measured" if value.condition is None else f"condition {value.condition[:8]}"
-    rows = Table(title=f"track {value.track}, {condition}", box=box.SIMPLE_HEAD, title_justify="left")
-    rows.add_column("baseline", overflow="fold")
+    names = dict.fromkeys(figure.baseline for figure in value.figures)
+    parts = [_part(f"Track {value.track}, {condition}: {name}", name, value.figures) for name in names]
+    style = "green" if value.calibrated else "red"
+    return Group(*parts, Text(f"{value.label}: {value.sentence}\n", style=style))
+
+
+def _part(title: str, baseline: str, figures: Sequence[Figure]) -> Table:
+    rows = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True)
     rows.add_column("task", no_wrap=True)
     rows.add_column("metric", no_wrap=True)
-    for head in ("published", "measured", "difference", "tolerance"):
+    for head in ("published", "measured", "differs", "at most"):
         rows.add_column(head, justify="right", no_wrap=True)
     rows.add_column("")
-    for figure in value.figures:
-        rows.add_row(*_cells(figure))
-    style = "green" if value.calibrated else "red"
-    return Group(rows, Text(f"{value.label}: {value.sentence}", style=style))
+    for figure in figures:
+        if figure.baseline == baseline:
+            rows.add_row(*_cells(figure))
+    return rows
 
 
 def _cells(figure: Figure) -> Sequence[Text]:
     measured = "-" if figure.measured is None else f"{figure.measured:.3f}"
     difference = "-" if figure.difference is None else f"{figure.difference:+.3f}"
-    sign = Text("within", style="green") if figure.within else Text("off", style="red")
-    if figure.measured is None:
-        sign = Text("not measured" if figure.computed is None else f"is {figure.computed} here", style="yellow")
-    texts = (figure.baseline, figure.task, figure.metric, f"{figure.published:.3f}", measured, difference)
-    return (*map(Text, texts), Text(f"{figure.tolerance:g}"), sign)
+    sign = Text("?", style="yellow")
+    if figure.measured is not None:
+        sign = Text("✓", style="green") if figure.within else Text("✗", style="red")
+    texts = (figure.task, figure.metric, f"{figure.published:.3f}", measured, difference, f"{figure.tolerance:g}")
+    return (*map(Text, texts), sign)
