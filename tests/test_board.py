@@ -23,10 +23,11 @@ from ranker.db.models import Base, Job, Score, Submission
 from ranker.errors import ConfigError, MissingError, OrganizerError, UsageError
 from ranker.home import Home
 from ranker.metrics import Pair, evaluate
-from ranker.types import Condition, Domain, Fault, Group, JobKind, MetricName, Precision, Status
+from ranker.types import Condition, Domain, Fault, Group, JobKind, MetricName, Precision, Status, Trained
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
-TASKS = {"keyword": 60, "pitch": 40}  # clips per task
+TASKS = ("keyword", "pitch")
+CLIPS = {"keyword": 60, "pitch": 40, "secret": 20, "unheard": 10}
 
 
 def benchmark(**pitch: object) -> Benchmark:
@@ -122,7 +123,7 @@ class Place:
         for name, count in right.items():
             pairs = [
                 Pair(clip=f"{name}{i:03d}", reference="yes", candidate="yes" if i < count else "no")
-                for i in range(TASKS[name])
+                for i in range(CLIPS[name])
             ]
             result = evaluate(MetricName.ACCURACY, pairs)
             path = self.home.root / "runs" / submission / f"{job.key[:8]}" / "predictions" / f"{name}.parquet"
@@ -158,7 +159,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def test_a_board_of_three(place: Place) -> None:
     """Ranks, raw and normalised scores, groups and intervals; the columns say what they are of."""
-    bench = benchmark(worst=0.2, group=Group.HIDDEN, weight=3.0, confound="room")
+    bench = benchmark(worst=0.2, group=Group.HIDDEN, trained=Trained.WITH_PUBLIC, weight=3.0, confound="room")
     under = condition(bench, "stand-in decoder")
     best, worst, middle = place.submit("best"), place.submit("worst"), place.submit("middle")
     place.evaluate(worst, under, {"keyword": 15, "pitch": 10})
