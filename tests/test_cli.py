@@ -334,6 +334,16 @@ def test_status_is_short_and_show_tells_conditions_apart(run: Run, engine: Engin
     assert shown.count("condition ") == 3
 
 
+def test_a_probes_words_are_text(run: Run, engine: Engine) -> None:
+    """Attacks the terminal by an exception's words: shown as they are, never as markup."""
+    found = {"attribute": "MyEncoder", "shortest_clip_s": 0.25, "refused_clips": {"0.1 s": "[bold]x"}}
+    job = enqueue(engine, submit(engine))
+    queue.finish(engine, claim(engine, job), now=NOW, result={"encoder": found}, scores=())
+    shown = " ".join(run("show", "team").split())
+    assert "short clips" in shown
+    assert "[bold]x" in shown
+
+
 def test_paths_that_doctor_names_are_whole() -> None:
     """Attacks a narrow terminal by a long path: folded, not cut, since its end is what one needs."""
     found = Finding(part="decoder", verdict=Verdict.OK, found=f"at /{'folder/' * 30}weights.gguf")

@@ -193,6 +193,19 @@ def evaluated(place: Place, home: Home, under: Condition, *tasks: str) -> str:
     return submission
 
 
+def test_show_tells_what_the_checks_probes_found(place: Place) -> None:
+    """Attacks the table and its JSON: the rows that the record allows, none where no check has succeeded."""
+    checked, unchecked = place.submit("team", "a"), place.submit("other", "b")
+    place.succeed(place.job(checked))
+    place.job(unchecked)
+    with session(place.engine, read_only=True) as reading:
+        views = {view.submission.id: view.to_json()["probes"] for view in overview.submissions(reading)}
+    assert views[unchecked] == []
+    assert views[checked] == [
+        {"name": "frame rate", "found": "12.5 per second", "follows": "30 s are 375 frames for the language model"}
+    ]
+
+
 def on_board(under: Condition, seed: int = 42) -> Board:
     from dataclasses import replace
 

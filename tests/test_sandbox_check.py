@@ -12,11 +12,11 @@ import pytest
 
 from ranker.config import Limits
 from ranker.errors import ParticipantError
-from ranker.sandbox import seccomp
+from ranker.sandbox import probes, seccomp
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import CheckResult, check_encoder, choose, find_encoder, root_folder
-from ranker.sandbox.contract import CallReport, FileReport, Raised, ValueReport
+from ranker.sandbox.contract import CallReport, FileReport, Raised, ValueReport, frames_allowed
 from ranker.sandbox.environment import covered, python_folders
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import EncoderSource, SandboxName
@@ -228,6 +228,84 @@ class OldEncoder(torch.nn.Module):
         "features must have the shape [1, frames, output_dim], but have [1, 160]; keep the batch and the frames",
     ):
         assert sum(words in reason for reason in reasons) == 1, words
+
+
+CRASHING = """
+import os, torch
+class MyEncoder(torch.nn.Module):
+    output_dim = 2
+    sampling_rate = 32000
+    def forward(self, audio, mask=None):
+        if audio.shape[1] < 3000:
+            os._exit(4)
+        if audio.shape[1] > 500_000:
+            raise ValueError("too long")
+        x = audio.unfold(1, 400, 320)[:, :, :2] + (0.5 if mask is None else 0.0)
+        return x, None
+"""
+
+
+def test_clips_that_the_contract_leaves_open_are_findings(sandbox: ServedSandbox, tmp_path: Path) -> None:
+    """An encoder that dies of a short clip and refuses a long one passes, and the record says so: a fresh process goes
+    on after the death. So with another result for None, which the evaluation never gives.
+    """
+    result = checked(sandbox, tree_of(tmp_path, encoder=CRASHING))
+    assert list(result.refused_clips) == ["0.1 s", "60 s"]
+    assert "exit code 4 while it encoded a clip of 0.10 s" in result.refused_clips["0.1 s"]
+    assert "ValueError: too long" in result.refused_clips["60 s"]
+    assert (result.shortest_clip_s, result.long_clip_frames, result.long_clip_peak_memory_mb) == (0.25, None, None)
+    assert (result.none_mask_equal, result.batch_invariant, result.old_habits) == (False, True, ["sampling_rate"])
+    told = {row.name: f"{row.found} -> {row.follows}" for row in probes.rows(result.to_json())}
+    for name, words in {
+        "short clips": "0.25 s accepted; 0.1 s: the encoder ended its own process",
+        "a clip of 60 s": "not accepted: the encoder raised an exception on a clip of 60.00 s: ValueError: too long",
+        "None for a mask of ones": "other features",
+        "attributes of an older checker": "sampling_rate -> they are not read",
+        "frame rate": "49.9 per second -> 30 s are 1,497 frames",
+    }.items():
+        assert words in told[name]
+    assert len(told) == 11
+
+
+def test_rows_tell_what_follows_either_way(sandbox: ServedSandbox, tmp_path: Path) -> None:
+    """What was found and what it means, for a good encoder; each key of the record is told, or identifies it."""
+    good = (
+        START
+        + "        x = audio.unfold(1, 160, 160)[:, :, :4]\n"
+        + "        return x, None if mask is None else mask[:, ::160]\n"
+    )
+    values = checked(sandbox, tree_of(tmp_path, encoder=good.format(name="ToyEncoder"))).to_json()
+    told = {row.name: f"{row.found} -> {row.follows}" for row in probes.rows(values)}
+    assert told["in a batch of clips of one length"] == "same features -> clips of one length share a call"
+    assert told["padded, beside a longer clip"] == "same features -> nothing: the evaluation never pads"
+    assert told["in a second fresh process"].startswith("same bits ->")
+    assert told["a clip of 60 s"] == "6000 frames -> nothing"
+    assert re.fullmatch(
+        r"\d+ MB for clips up to 10 s, \d+ MB for 60 s \(resident .*\) -> \d+% of the 12 GB .*", told["peak memory"]
+    )
+    assert set(probes.identity(values)) == {
+        "root", "module", "attribute", "output_dim", "load_s", "sandbox", "python", "torch",
+    }  # fmt: skip
+    cut = {**values, "long_clip_frames": 3000, "batch_invariant": False}
+    changed = {row.name: f"{row.found} -> {row.follows}" for row in probes.rows(cut)}
+    assert changed["a clip of 60 s"].startswith(
+        "3000 frames, 50 per second against 100 for 10 s -> test clips are never"
+    )
+    assert "one by one" in changed["in a batch of clips of one length"]
+
+
+def test_records_of_earlier_versions_are_told_as_far_as_they_go() -> None:
+    """What was not recorded has no row, and nothing fails: a database outlives a version."""
+    old = {"attribute": "ToneEncoder", "output_dim": 24, "frames_per_s": 12.5, "batch_invariant": True}
+    assert [row.name for row in probes.rows(old)] == ["frame rate", "in a batch of clips of one length"]
+    assert probes.identity(old) == {"attribute": "ToneEncoder", "output_dim": 24}
+    assert probes.rows({}) == ()
+
+
+@pytest.mark.parametrize(("seconds", "allowed"), [([0.1], 4000), ([30.0, 1.0], 4000), ([60.0], 8000), ([45.0], 6000)])
+def test_frames_are_bounded_by_the_longest_clip(seconds: list[float], allowed: int) -> None:
+    """Up to 30 s, which some encoders pad to, the bound stands; beyond, it grows with the clip."""
+    assert frames_allowed(4000, [round(16_000 * each) for each in seconds]) == allowed
 
 
 def test_time_and_memory_of_calls_are_refused(sandbox: ServedSandbox, tmp_path: Path) -> None:

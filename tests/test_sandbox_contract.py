@@ -25,6 +25,8 @@ from ranker.errors import MissingError, ParticipantError
 from ranker.sandbox import owner
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import Audio, Encoder, EncoderSpec
+from ranker.sandbox.client import EncoderClient
+from ranker.sandbox.memory import MemorySource
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import EncoderSource, SandboxName
 
@@ -35,7 +37,7 @@ SECRET = "RANKER_TEST_SECRET"
 IMAGE = "ranker-encoder:none-such"
 
 # Behaviours, by the value of the first sample.
-RAISE, NAN, WRONG_DIM, MANY_FRAMES, WRONG_MASK, BARE, EMPTY, LOOK, HANG, EXIT, MEMORY, JUNK = range(10, 22)
+RAISE, NAN, WRONG_DIM, MANY_FRAMES, WRONG_MASK, BARE, EMPTY, LOOK, HANG, EXIT, MEMORY, JUNK, SPIKE = range(10, 23)
 
 ENCODER = '''
 import json, os, socket, subprocess, sys, time
@@ -113,6 +115,9 @@ class ToyEncoder(torch.nn.Module):
             kept = []
             while True:
                 kept.append(torch.ones(16 * 2**20))
+        if how == 22:
+            taken = torch.ones(64 * 2**20)
+            del taken
         if how == 21:
             for file in range(3, 20):
                 try:
@@ -228,9 +233,10 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def started(request: pytest.FixtureRequest, outside: Outside) -> Iterator[tuple[SandboxName, Encoder]]:
+def started(request: pytest.FixtureRequest, outside: Outside) -> Iterator[tuple[SandboxName, EncoderClient]]:
     sandbox = open_backend(request.param, request, outside.home)
-    with sandbox.start(EncoderSpec(tree=outside.tree, source=SOURCE), LIMITS) as encoder:
+    with sandbox.connect(EncoderSpec(tree=outside.tree, source=SOURCE), LIMITS) as encoder:
+        assert encoder.load(SOURCE).violations() == []
         yield request.param, encoder
 
 
@@ -277,6 +283,20 @@ def test_a_violation_is_the_participants_and_says_what_it_was(
         encoder.encode([clip(how=how)])
     assert all(reason.isprintable() for reason in caught.value.reasons)
     assert encoder.encode([clip()])[0].shape == (100, 16)
+
+
+def test_memory_that_was_given_back_stands_in_the_peak(started: tuple[SandboxName, EncoderClient]) -> None:
+    """256 MiB taken for a moment raise it by as much, read from outside the process; and it says what was read."""
+    name, encoder = started
+    before = encoder.peak_memory()
+    encoder.encode([clip(how=SPIKE)])
+    after = encoder.peak_memory()
+    assert before is not None
+    assert after is not None
+    assert after.size_bytes - before.size_bytes > 2**28 - 2**26
+    assert after.size_bytes < 2 * 2**30
+    grouped = name is SandboxName.DOCKER or (name is SandboxName.BUBBLEWRAP and os.geteuid() == 0)
+    assert after.source is (MemorySource.GROUP if grouped else MemorySource.PROCESSES)
 
 
 def test_nothing_of_the_host_can_be_reached(started: tuple[SandboxName, Encoder], outside: Outside) -> None:

@@ -296,6 +296,18 @@ def test_refused_submission_shows_its_reasons(tmp_path: Path) -> None:
     assert "output_dim is 12, features have 13 NaN in <clip 3>" in shown
 
 
+def test_a_submissions_page_has_the_checks_probes(tmp_path: Path) -> None:
+    """What was found and what follows stand as a table; what came from the team's code is text there, not markup."""
+    board = small_board()
+    encoder = {"attribute": "MyEncoder", "batch_invariant": False, "shortest_clip_s": 0.25,
+               "refused_clips": {"0.1 s": "ValueError: <b>short</b>"}}  # fmt: skip
+    index = render([board], [submission(board.rows[0], board, encoder=encoder)], tmp_path / "site")
+    page = Page(index.parent / f"submission/{board.rows[0].submission_id}.html")
+    assert "in a batch of clips of one length other features clips are encoded one by one" in page.text
+    assert "0.25 s accepted; 0.1 s: ValueError: <b>short</b>" in page.text
+    assert "MyEncoder" in page.text
+
+
 def test_no_boards_and_empty_boards_are_friendly(tmp_path: Path) -> None:
     """Nothing to rank yet is said in words; no table without rows."""
     assert "No ranking yet" in Page(render([], [], tmp_path / "none")).text

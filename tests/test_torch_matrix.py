@@ -40,13 +40,16 @@ class NetEncoder(torch.nn.Module):
         torch.manual_seed(0)
         self.output_dim = 32
         self.front = torch.nn.Conv1d(1, 32, 400, stride=320)
-        layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-        self.body = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.attended = torch.nn.Linear(32, 96)
+        self.norm = torch.nn.LayerNorm(32)
 
     def forward(self, audio, mask=None):
         x = torch.nn.functional.gelu(self.front(audio[:, None])).transpose(1, 2)
         kept = None if mask is None else mask[:, 200::320][:, : x.shape[1]]
-        return self.body(x, src_key_padding_mask=None if kept is None else kept == 0), kept
+        query, key, value = self.attended(x)[:, None].chunk(3, dim=-1)
+        seen = None if kept is None else kept[:, None, None].bool()
+        heard = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        return self.norm(x + heard[:, 0]), kept
 """
 SAMPLES = ("net", "logmel", "noise") if len(PYTHONS) > 1 else ("net",)
 CLIPS_S = (0.1, 1.0, 3.7)

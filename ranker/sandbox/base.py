@@ -34,8 +34,9 @@ class EncoderSpec:
     """One encoder to be served: an unpacked submission tree (mounted read-only) and which class in it.
 
     `seed` seeds Python, numpy and torch before the submission is imported. `threads` is the number of CPU threads
-    (None: as many as the limits' `cpus`, rounded up). `max_frames` bounds the features of one clip (None: the recipe's
-    default). `output_dim` is what the check found; another one is a violation (None: not known yet).
+    (None: as many as the limits' `cpus`, rounded up). `max_frames` bounds the features of one clip of up to 30 s, and
+    those of longer ones in proportion (None: the recipe's default). `output_dim` is what the check found; another one
+    is a violation (None: not known yet).
     """
 
     tree: Path
