@@ -10,7 +10,7 @@ import yaml
 
 from ranker.config import Benchmark, Recipe, Service, Task, is_ranking_only, load, load_ranking
 from ranker.data.shards import expand_braces
-from ranker.types import Group
+from ranker.types import Group, Part, TrackKind
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FACTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "golden" / "challenge_facts.yaml").read_text())
@@ -80,19 +80,42 @@ def test_challenge_has_exactly_the_published_tasks():
         assert [task.name for task in track.active_tasks] == [facts["task"] for facts in FACTS["tasks"][name]]
         switched_off = [task.name for task in track.tasks if not task.enabled]
         assert switched_off == FACTS["not_shipped"].get(name, [])
+        assert (track.kind, track.recipe, track.group_weights) == (TrackKind.LALM, {}, None)
+
+
+def test_challenge_counts_labels_as_the_official_table():
+    """Every task of Track A, switched on or not, says how many labels it should have; those of Track B have none."""
+    benchmark = load(Benchmark, CONFIGS / "challenge.yaml")
+    counted = {task.name: task.labels for track in benchmark.tracks.values() for task in track.tasks if task.labels}
+    assert len(counted) == 17
+    assert counted == FACTS["labels"]
+    for task in benchmark.track("A").tasks:
+        assert task.num_classes in {None, task.labels}
+
+
+def test_what_is_switched_off_says_what_it_needs():
+    """The two tasks without shards: an organizer reads in the file what to do, and `enabled: true` is all that lacks."""
+    tasks = [task for task in load(Benchmark, CONFIGS / "challenge.yaml").track("A").tasks if not task.enabled]
+    for task in tasks:
+        assert "To switch it on:" in (task.note or "")
+        assert task.train is not None
+        assert task.model_copy(update={"enabled": True}).part is Part.PUBLIC
+    assert len(tasks) == 2
 
 
 @pytest.mark.parametrize(("track", "facts"), TASK_FACTS, ids=[facts["task"] for _, facts in TASK_FACTS])
 def test_challenge_task_is_as_published(track: str, facts: dict[str, Any]):
     """Metric, keys, prompts, weights and shards of one task are the published ones, field by field."""
-    task = challenge_task(track, facts["task"])
+    benchmark, task = load(Benchmark, CONFIGS / "challenge.yaml"), challenge_task(track, facts["task"])
     assert task.metric == facts["metric"]
     assert task.num_classes == facts.get("num_classes")
     assert (task.worst, task.best, task.weight, task.group) == (0.0, 1.0, 1.0, Group.PUBLIC)
+    assert (task.part, task.test.max_new_tokens, task.test_items) == (Part.PUBLIC, None, None)
     assert task.train is not None
     assert task.train.mixture_weight == facts["train"]["mixture_prob"]
     for split, published in ((task.train, facts["train"]), (task.test, facts["test"])):
         folder = published["repo"].removeprefix("mispeech/")
+        assert benchmark.repositories[folder].repo == published["repo"]
         assert list(split.shards) == [f"{folder}/{shard}" for shard in published["shards"]]
         assert list(split.key) == published["key"].split(";")
         assert split.prompt == published["prompt"]
