@@ -94,7 +94,7 @@ def test_challenge_counts_labels_as_the_official_table():
 
 
 def test_what_is_switched_off_says_what_it_needs():
-    """The two tasks without shards: an organizer reads in the file what to do, and `enabled: true` is all that lacks."""
+    """The two tasks without shards: an organizer reads in the file what to do; `enabled: true` is all that lacks."""
     tasks = [task for task in load(Benchmark, CONFIGS / "challenge.yaml").track("A").tasks if not task.enabled]
     for task in tasks:
         assert "To switch it on:" in (task.note or "")
