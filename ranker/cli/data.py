@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ranker import service as services
 from ranker.cli import tables
-from ranker.cli.options import JsonFlag, err, out, print_json
+from ranker.cli.options import HiddenOption, JsonFlag, err, out, print_json
 from ranker.cli.transfer import TransferDisplay
 from ranker.types import Buildable
 
@@ -56,6 +56,7 @@ def data_fetch(
             "--lock", dir_okay=False, help="Lock file, read or begun; default: configs/BENCHMARK.lock.json of the home."
         ),
     ] = None,
+    hidden: HiddenOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Files at a time.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take and check what is here.")] = False,
     as_json: JsonFlag = False,
@@ -63,9 +64,9 @@ def data_fetch(
     """Fetch a benchmark's shards from the hub, with the decoder and the metrics' models.
 
     The first fetch records commits, sizes and digests in the lock file; after that no other bytes are accepted.
-    What was interrupted goes on where it was.
+    What was interrupted goes on where it was. Shards of no repository must lie under data/ already, and are recorded.
     """
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     with TransferDisplay(err) as display:
         found = service.fetch_data(
             name,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ranker import service as services
-from ranker.cli.options import BenchmarkOption, JsonFlag, SandboxOption, TrackOption, err, out, print_json
+from ranker.cli.options import BenchmarkOption, HiddenOption, JsonFlag, SandboxOption, TrackOption, err, out, print_json
 from ranker.types import Stage
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ def estimate(
         bool, typer.Option("--measure/--no-measure", help="Measure for about a minute how long things take here.")
     ] = True,
     sandbox: SandboxOption = None,
+    hidden: HiddenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say what a submission costs: clips, hours, bytes, FLOPs, time.
 
     The time is forecast from a minute of measuring on this machine, with a range. Nothing is queued or kept.
     """
-    service: services.Ranker = context.obj
+    service: services.Ranker = context.obj.with_hidden(hidden)
     if measure and err.is_terminal:
         err.print("measuring for about a minute ...")
     found = service.estimate(
