@@ -252,13 +252,14 @@ def _caption_models(patient: _Patient) -> Iterator[_Found]:
 
 def _benchmark_data(patient: _Patient) -> Iterator[_Found]:
     from ranker.data import store
+    from ranker.data.origin import how_to_get
 
     name = patient.service.benchmark
     root = patient.home.data / name
     if store.is_built(root):
-        yield Verdict.OK, f"{name} is built at {root}, digest {store.digest(root)[:12]}", ""
+        yield Verdict.OK, f"{name} is at {root}, digest {store.digest(root)[:12]}", ""
     else:
-        yield Verdict.MISSING, f"{name} is not built under {patient.home.data}", f"run `ranker data build {name}`"
+        yield Verdict.MISSING, f"{name} is not under {patient.home.data}", how_to_get(name)
 
 
 def _packages(parts: Sequence[str], purpose: str) -> Callable[[_Patient], Iterator[_Found]]:

@@ -244,5 +244,5 @@ def test_captions_without_the_reference_models_are_refused_before_training(
 
 def test_missing_data_is_said_before_anything_is_queued(tmp_path: Path) -> None:
     """With the command that builds it."""
-    with pytest.raises(MissingError, match="ranker data build tiny"):
+    with pytest.raises(MissingError, match="ranker data fetch tiny"):
         condition(Home(root=tmp_path))

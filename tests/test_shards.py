@@ -146,7 +146,7 @@ def test_a_label_corrected_in_place_is_read_anew(tmp_path: Path):
 def test_a_missing_shard_says_what_to_run(tmp_path: Path):
     """The message names the shard and the command."""
     write_shard(tmp_path / "a-00.tar", samples(1))
-    with pytest.raises(MissingError, match=r"shard a-01\.tar .*ranker data build"):
+    with pytest.raises(MissingError, match=r"shard a-01\.tar .*ranker data fetch"):
         read_split(tmp_path, ["a-{00..01}.tar"])
 
 

@@ -137,7 +137,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path):
 
 def test_what_is_not_built_says_what_to_run(tmp_path: Path):
     """The message names the command; a damaged manifest is the organizer's fault, not a traceback."""
-    with pytest.raises(MissingError, match="ranker data build toy"):
+    with pytest.raises(MissingError, match="ranker data fetch toy"):
         store.verify(tmp_path / "toy")
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy/manifest.json").write_text("{")
