@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ranker.data.hub import Hub, download_url
+from ranker.data.hub import Hub, download_url, is_offline
 from ranker.data.lock import Lock, LockedFile, LockedRepository, Source, digests
 from ranker.durable import flush
 from ranker.errors import InfraError, MissingError, OrganizerError
@@ -100,7 +100,7 @@ def fetch_file(
     with alone(path):
         if path.is_file() and digests(path)[0] == sha256:
             return
-        if offline:
+        if offline or is_offline():
             raise MissingError(
                 f"{path} is not there or not the right one, and {url} is not to be asked (--offline or HF_HUB_OFFLINE)"
             )

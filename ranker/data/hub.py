@@ -42,7 +42,7 @@ class Hub:
         from huggingface_hub import constants
 
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        self.offline = offline or constants.is_offline_mode()
+        self.offline = offline or is_offline()
         self.stop = threading.Event()
 
     def commit(self, source: Source) -> str:
@@ -219,6 +219,13 @@ class Hub:
                 "token that may read it"
             )
         return text
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids to ask a hub (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode())
 
 
 def download_url(url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
