@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tones import tone, write_tones
 from ranker.data import index as indexes
 from ranker.data.index import index_of, index_shards, is_indexed
 from ranker.data.shards import index_shard, read_audio, read_split, scored_clips, training_data
-from ranker.data.tarball import members, plain_path
+from ranker.data.tarball import members, plain_path, unpack
 from ranker.errors import MissingError, OrganizerError
 from ranker.types import DefectKind
 
@@ -95,6 +96,16 @@ def test_the_plain_copy_of_another_shard_is_not_used(tmp_path: Path):
     (shard,) = read_split(tmp_path, ["a.tar.gz"])
     assert [clip.key for clip in shard.clips] == ["new", "newer"]
     assert [member.name for member in members(plain_path(path))][::2] == ["new.flac", "newer.flac"]
+
+
+def test_a_shard_may_be_unpacked_by_several_at_a_time(tmp_path: Path):
+    """Workers of two jobs meet a new shard together, beside what a killed one left: one copy comes out, and whole."""
+    path = write_tar(tmp_path / "a.tar.gz", clips(*(f"c{number}" for number in range(200))), "w:gz")
+    (tmp_path / ".a.tar.gz.plain.tar.tmp").write_bytes(b"left over" * 999)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(unpack, [path] * 32)) == {plain_path(path)}
+    assert plain_path(path).read_bytes() == gzip.decompress(path.read_bytes())
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.tar.gz", "a.tar.gz.plain.tar"]
 
 
 def test_a_damaged_compressed_shard_is_refused(tmp_path: Path):

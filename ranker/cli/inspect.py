@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # pandas stands behind it
     from ranker.inspection import SplitFacts, TaskInspection
 
 _SIGNS = {Concern.SPOILS: ("✗", "red"), Concern.WARNING: ("!", "yellow"), Concern.NOTE: ("·", "dim")}
-_COLUMNS = ("task", "", "clips", "hours", "longest", "stored as", "labels")
+_COLUMNS = ("task", "", "clips", "audio", "longest", "stored as", "labels")
 
 
 def data_inspect(
@@ -92,11 +92,18 @@ def _cells(facts: SplitFacts, whole: TaskInspection | None = None) -> tuple[str,
         labels = f"{labels}, {whole.labels_found} of {whole.labels_expected}"
     return (
         f"{facts.clips:,}" + (f" ({facts.pairs:,} pairs)" if facts.pairs != facts.clips else ""),
-        f"{facts.hours:.2f}" if facts.hours < 100 else f"{facts.hours:,.0f}",
-        f"{facts.longest_s:.1f} s",
+        _length(facts.hours * 3600),
+        _length(facts.longest_s),
         f"{_counts(facts.codecs)}; {_counts({f'{rate / 1000:g} kHz': n for rate, n in facts.sample_rates_hz.items()})}",
         labels,
     )
+
+
+def _length(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7_200 else f"{seconds / 3600:,.1f} h"
 
 
 def _counts(values: Mapping[str, int]) -> str:

@@ -132,15 +132,16 @@ def _made(todo: Mapping[Path, int]) -> Iterator[tuple[Path, OrganizerError | Non
     ordered = sorted(todo, key=lambda path: -todo[path])
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_hush) as pool:
         waiting = {pool.submit(_try, path): path for path in ordered}
-        for future in as_completed(waiting):
-            path = waiting[future]
-            try:
-                yield path, future.result()
-            except BrokenProcessPool:
-                raise OrganizerError(
-                    f"a process that decoded audio ended without a word, at {path} or one of the other "
-                    f"{len(todo)} shards: out of memory, or a file that {DECODER} cannot bear"
-                ) from None
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BrokenProcessPool:
+            raise OrganizerError(
+                f"a process that decoded audio ended without a word, at one of {len(todo)} shards near {ordered[0]}: "
+                f"out of memory, or a file that {DECODER} cannot bear"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what has not begun is not begun
 
 
 def _try(path: Path) -> OrganizerError | None:

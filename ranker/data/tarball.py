@@ -6,6 +6,7 @@ whole only if its end mark (a block of zeros) stands where the members end, and 
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import shutil
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranker.durable import flush
 from ranker.errors import OrganizerError
 
 _BLOCK = 512
@@ -62,26 +62,38 @@ def plain_path(path: Path) -> Path:
 def unpack(path: Path) -> Path:
     """The plain tar of a compressed one, beside it, written whole or not at all; it bears the same time of change.
 
-    A copy that is there and bears that time is taken as it is. Raises OrganizerError where the compressed file is cut
-    or damaged (gzip ends with a checksum and a length), and where the disk is full.
+    A copy that is there and bears that time is taken as it is. Who unpacks the same shard at the same time waits, and
+    what a killed process left is overwritten. Raises OrganizerError where the compressed file is cut or damaged (gzip
+    ends with a checksum and a length), and where the disk is full.
     """
     plain, changed_ns = plain_path(path), path.stat().st_mtime_ns
-    if plain.is_file() and plain.stat().st_mtime_ns == changed_ns:
+    if _is_of(plain, changed_ns):
         return plain
-    temporary = path.with_name(f".{plain.name}.{os.getpid()}")
+    temporary = path.with_name(f".{plain.name}.tmp")
     try:
-        with gzip.open(path) as source, temporary.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        os.utime(temporary, ns=(changed_ns, changed_ns))
-        flush(temporary)
-        temporary.replace(plain)
+        with temporary.open("ab") as target:
+            fcntl.flock(target, fcntl.LOCK_EX)
+            if _is_of(plain, changed_ns):  # somebody else was quicker
+                temporary.unlink(missing_ok=True)
+                return plain
+            target.truncate(0)
+            with gzip.open(path) as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.utime(temporary, ns=(changed_ns, changed_ns))
+            os.fsync(target.fileno())
+            temporary.replace(plain)
     except (OSError, EOFError, zlib.error) as error:
+        temporary.unlink(missing_ok=True)
         raise OrganizerError(
             f"shard {path} cannot be unpacked ({error}); fetch it again, and see that the disk has room"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return plain
+
+
+def _is_of(plain: Path, changed_ns: int) -> bool:
+    """Whether the plain copy is there, and is of the compressed file that was changed then."""
+    return plain.is_file() and plain.stat().st_mtime_ns == changed_ns
 
 
 def _require_end(path: Path, end: int) -> None:
