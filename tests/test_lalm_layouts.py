@@ -110,13 +110,12 @@ def our_training(
     return [(line["loss"], line["gradient_norm"]) for line in lines]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_training_in_their_layout_is_the_plain_one(tmp_path: Path, dropout: float) -> None:
-    """Losses within 1e-4, gradient norms likewise (relative), and the weights that come of them; with dropout, too,
+def test_training_in_their_layout_is_the_plain_one(tmp_path: Path) -> None:
+    """Losses within 1e-4, gradient norms likewise (relative), and the weights that come of them; dropout included,
     which is drawn at the same places in the same order.
     """
     recipe = lalm.tiny_recipe(
-        layout="xares_llm", decoder_layers=2, lora_dropout=dropout, weight_decay=0.5, warmup_steps=2, steps=STEPS
+        layout="xares_llm", decoder_layers=2, lora_dropout=0.2, weight_decay=0.5, warmup_steps=2, steps=STEPS
     )
     model = lalm.build(recipe)
     plain = Plain(model, recipe)

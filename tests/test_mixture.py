@@ -4,9 +4,14 @@ import math
 import random
 from collections import Counter
 from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
+from braceexpand import braceexpand
+from scipy.stats import chisquare
 
+from ranker import config
+from ranker.config import Benchmark
 from ranker.data.mixture import Pair, Source, batches, pairs, weights
 from ranker.data.shards import Clip, Shard
 from ranker.errors import OrganizerError
@@ -49,15 +54,39 @@ def test_a_source_without_weight_counts_by_its_shards():
     assert weights([source("a", 1), source("b", 3, weight=3.0)]) == pytest.approx([each / sum(raw) for each in raw])
 
 
-def test_the_mixture_is_the_configured_one():
-    """Over 100,000 draws every source's share is within four standard errors of its weight."""
-    sources = [source("a", 3), source("b", 1, weight=0.5), source("c", 5, weight=1.5), source("d", 1, weight=0.02)]
+def challenge(track: str) -> list[Source]:
+    """The sources of a track as configs/challenge.yaml weights them, each with its number of shards."""
+    tasks = (
+        config.load(Benchmark, Path(__file__).parent.parent / "configs" / "challenge.yaml").track(track).active_tasks
+    )
+    splits = [(task.name, task.train) for task in tasks if task.train is not None]
+    return [
+        source(name, sum(len(list(braceexpand(each))) for each in split.shards), clips=2, weight=split.mixture_weight)
+        for name, split in splits
+    ]
+
+
+SHARES = [source("a", 3), source("b", 1, weight=0.5), source("c", 5, weight=1.5), source("d", 1, weight=0.02)]
+
+
+@pytest.mark.parametrize(
+    ("sources", "kinds"), [(SHARES, 4), (challenge("A"), 15), (challenge("B"), 5)], ids=["shares", "A", "B"]
+)
+def test_the_mixture_is_the_configured_one(sources: list[Source], kinds: int):
+    """Over 100,000 draws every source's share is within four standard errors of its weight, and all of them together
+    are as far off as chance has it (chi-square); weights that are a tenth off in one source would not pass.
+    """
     draws = 100_000
-    drawn = Counter(pair.source for pair in take(sources, draws * 2, per_draw=2)[::2])
-    for index, expected in enumerate(weights(sources)):
-        error = math.sqrt(expected * (1 - expected) / draws)
-        assert abs(drawn[index] / draws - expected) < 4 * error
-    assert len(drawn) == 4
+    drawn = Counter(pair.source for pair in take(sources, draws, per_draw=1))
+    assert len(drawn) == len(sources) == kinds
+    expected = weights(sources)
+    for index, share in enumerate(expected):
+        assert abs(drawn[index] / draws - share) < 4 * math.sqrt(share * (1 - share) / draws)
+    counts = [drawn[index] for index in range(kinds)]
+    assert 1e-3 < chisquare(counts, [share * draws for share in expected]).pvalue < 1 - 1e-3
+    largest = max(range(kinds), key=expected.__getitem__)
+    off = [share * (1.1 if index == largest else 1.0) for index, share in enumerate(expected)]
+    assert chisquare(counts, [share * draws / sum(off) for share in off]).pvalue < 1e-6
 
 
 def test_shards_are_drawn_uniformly_with_replacement():
