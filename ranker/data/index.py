@@ -11,18 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 from ranker.data.decoding import DECODED_SUFFIXES, DECODER, OTHER_SUFFIXES, Sound, examine, foreign_codec
 from ranker.data.tarball import Member, is_compressed, members, unpack
-from ranker.errors import MissingError, OrganizerError
+from ranker.errors import InfraError, MissingError, OrganizerError
 from ranker.types import DefectKind
 
 _FORMAT = 2
@@ -105,7 +106,8 @@ def index_shards(
 ) -> dict[Path, OrganizerError]:
     """Make the indexes that are missing, in as many processes as there are cores; returns the shards that failed.
 
-    `on_progress(done, total)` counts bytes of shards. Raises MissingError where a shard is not there.
+    `on_progress(done, total)` counts bytes of shards. Raises MissingError where a shard is not there, InfraError where
+    a process was killed.
     """
     for path in paths:
         if not path.is_file():
@@ -130,18 +132,22 @@ def _made(todo: Mapping[Path, int]) -> Iterator[tuple[Path, OrganizerError | Non
         return
     # Largest first, so that no big one is left to a single process at the end.
     ordered = sorted(todo, key=lambda path: -todo[path])
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_hush) as pool:
+    others = set(active_children())
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
         waiting = {pool.submit(_try, path): path for path in ordered}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool:
-            raise OrganizerError(
+            raise InfraError(
                 f"a process that decoded audio ended without a word, at one of {len(todo)} shards near {ordered[0]}: "
                 f"out of memory, or a file that {DECODER} cannot bear"
             ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what has not begun is not begun
+        except BaseException:  # Ctrl-C: a big shard takes minutes, and its index is written whole or not at all
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
 
 
 def _try(path: Path) -> OrganizerError | None:
@@ -152,8 +158,12 @@ def _try(path: Path) -> OrganizerError | None:
     return None
 
 
-def _hush() -> None:
-    """The mp3 decoder writes to standard error about damaged files, in the middle of the progress bar."""
+def _begin() -> None:
+    """Ctrl-C ends this process at once: inside a decoder's call-back Python would only print it.
+
+    And the mp3 decoder writes to standard error about damaged files, in the middle of the progress bar.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)
 
