@@ -21,7 +21,6 @@ from ranker.metrics import Pair
 from ranker.types import EncoderSource, MetricName, SandboxName
 
 COMMAND = (sys.executable, "-m", "ranker.estimate.measure")
-TRAIN_S, GENERATE_S, ENCODE_S = 15.0, 8.0, 8.0  # with loading and scoring, less than a minute
 _HANGING_S = 600.0
 
 
@@ -64,7 +63,7 @@ class MetricTrial(_Message):
 
 
 class Trial(_Message):
-    """What one process measures. `batches` of training; `chunks` of answering as (rows, length)."""
+    """What one process measures, and for how long. `batches` of training; `chunks` of answering as (rows, length)."""
 
     recipe: Recipe
     feature_dim: int
@@ -74,6 +73,9 @@ class Trial(_Message):
     chunks: tuple[tuple[int, int], ...]
     encoder: EncoderTrial | None
     metrics: tuple[MetricTrial, ...]
+    train_s: float = 15.0
+    generate_s: float = 8.0
+    encode_s: float = 8.0
 
 
 class Step(_Message):

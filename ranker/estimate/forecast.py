@@ -17,6 +17,7 @@ from ranker.sandbox.witness import SAMPLES
 from ranker.types import MetricName, Part, Stage
 
 STAGES = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE, Stage.CHECK)
+_ROUNDS = 8
 _LEAST_SPREAD = 0.15  # a minute says no more about the hours after it, however steady it was
 
 
@@ -60,10 +61,14 @@ def fit(points: Sequence[tuple[Sequence[float], float]]) -> Rate:
     seconds = np.maximum(np.array([seconds for _, seconds in points], dtype=np.float64), 1e-6)
     scale = amounts.max(axis=0)
     scale[scale == 0] = 1.0
-    found, _ = nnls(amounts / scale / seconds[:, None], np.ones(len(points)))
+    fitted = seconds
+    for _ in range(
+        _ROUNDS
+    ):  # errors relative to what is fitted: relative to what was measured, slow ones would weigh less
+        found, _residual = nnls(amounts / scale / fitted[:, None], seconds / fitted)
+        fitted = np.maximum(amounts / scale @ found, 1e-6)
     found = found / scale
-    fitted: npt.NDArray[np.float64] = amounts @ found
-    ratios = seconds / np.maximum(fitted, 1e-9)
+    ratios: npt.NDArray[np.float64] = seconds / fitted
     low, high = np.quantile(ratios, [0.1, 0.9])
     spread = Span(low=float(min(low, 1 / (1 + _LEAST_SPREAD))), expected=1.0, high=float(max(high, 1 + _LEAST_SPREAD)))
     return Rate(seconds=tuple(map(float, found)), spread=spread)

@@ -23,9 +23,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ranker.config import Recipe
 from ranker.errors import MissingError
 from ranker.estimate.crew import (
-    ENCODE_S,
-    GENERATE_S,
-    TRAIN_S,
     Call,
     EncoderTrial,
     Measured,
@@ -78,7 +75,7 @@ def measure(trial: Trial) -> Measured:
     prefills, tokens = _generate(model, trial, shape)
     del model
     gc.collect()
-    sandbox_s, calls = _encode(trial.encoder, trial.threads, trial.recipe) if trial.encoder else (None, ())
+    sandbox_s, calls = _encode(trial.encoder, trial) if trial.encoder else (None, ())
     scorings = tuple(score for each in trial.metrics for score in _score(each, trial.recipe))
     return Measured(
         random_decoder=is_random,
@@ -136,7 +133,7 @@ def _train(model: AudioLanguageModel, trial: Trial, shape: DecoderShape) -> Iter
 
     def examples(step: int) -> Sequence[Example]:
         spent = time.perf_counter() - started
-        if step > 2 and spent + spent * flops[step] / sum(flops[:step]) > TRAIN_S:
+        if step > 2 and spent + spent * flops[step] / sum(flops[:step]) > trial.train_s:
             raise _TimeIsUpError
         return [_example(row, trial.feature_dim) for row in plan[step]]
 
@@ -185,32 +182,31 @@ def _generate(
         one, more = ask(1), ask(1 + _NEW_TOKENS)
         prefills.append(Step(flops=shape.prefill(rows, length, trial.feature_dim), seconds=one))
         tokens.append(Token(rows=rows, length=length, seconds=max(0.0, more - one) / _NEW_TOKENS))
-        spent = time.perf_counter() - since
-        if spent > GENERATE_S / 2:
+        if len(tokens) > 1 and time.perf_counter() - since > trial.generate_s / 2:
             break
     return tuple(prefills), tuple(tokens)
 
 
-def _encode(trial: EncoderTrial, threads: int, recipe: Recipe) -> tuple[float, tuple[Call, ...]]:
+def _encode(asked: EncoderTrial, trial: Trial) -> tuple[float, tuple[Call, ...]]:
     """Seconds to start the sandbox with the encoder in it, and each call's."""
-    sandbox = open_sandbox(trial.sandbox, image=trial.image, home=trial.home)
+    sandbox = open_sandbox(asked.sandbox, image=asked.image, home=asked.home)
     spec = EncoderSpec(
-        tree=trial.tree,
-        source=trial.source,
-        seed=recipe.seed,
-        threads=threads,
-        max_frames=trial.max_frames,
-        output_dim=trial.output_dim,
+        tree=asked.tree,
+        source=asked.source,
+        seed=trial.recipe.seed,
+        threads=trial.threads,
+        max_frames=asked.max_frames,
+        output_dim=asked.output_dim,
     )
     started = time.perf_counter()
-    with sandbox.start(spec, trial.limits) as encoder:
+    with sandbox.start(spec, asked.limits) as encoder:
         start_s = time.perf_counter() - started
-        ahead = _noise_calls(encoder) if not trial.calls else _real_calls(encoder, trial)
+        ahead = _noise_calls(encoder) if not asked.calls else _real_calls(encoder, asked)
         calls, since = list[Call](), time.perf_counter()
         for index, call in enumerate(ahead):
             if index:  # the first one warms up
                 calls.append(call)
-            if time.perf_counter() - since > ENCODE_S:
+            if time.perf_counter() - since > trial.encode_s:
                 break
     return start_s, tuple(calls)
 
