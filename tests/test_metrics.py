@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 import string
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 from effort import count
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import accuracy_score, average_precision_score
 
 from ranker.errors import OrganizerError
 from ranker.metrics import Pair, blind_answer, blind_value, evaluate, reweighted
@@ -83,6 +85,37 @@ def test_full_width_forms_equal_ascii(text: str) -> None:
     assert normalize(wide) == normalize(text)
 
 
+@steady
+@given(st.text())
+def test_compatible_forms_are_one_text(text: str) -> None:
+    """Composed, decomposed and compatibility forms of a text are the same answer."""
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert normalize(unicodedata.normalize(form, text)) == normalize(text)
+
+
+ASCII_WORDS = st.lists(st.text(string.ascii_letters + string.digits, min_size=1), min_size=1, max_size=5)
+NO_HYPHEN = string.punctuation.replace("-", "")
+
+
+@steady
+@given(ASCII_WORDS, st.sampled_from(NO_HYPHEN), st.sampled_from(["-", " ", "\t", "\n", " - ", "\u3000"]))
+def test_case_punctuation_and_gaps_do_not_matter(words: list[str], mark: str, gap: str) -> None:
+    """Whatever punctuation stands in or beside words, whatever their case and whatever parts them: the same answer."""
+    plain = " ".join(words).lower()
+    assert normalize(gap.join(mark + word.upper() + mark for word in words)) == plain
+    assert normalize(gap.join(words).swapcase()) == plain
+
+
+@steady
+@given(st.text(alphabet=st.characters(max_codepoint=0x2FFF)))
+def test_only_hyphens_are_lost_where_punctuation_is_kept(text: str) -> None:
+    """For mAP `;` is kept, and all else: each sign is there as often as in the text, in its compatible form."""
+    kept = normalize(text, keep_punctuation=True)
+    wide = unicodedata.normalize("NFKC", text)
+    for mark in string.punctuation:
+        assert kept.count(mark) == (0 if mark == "-" else wide.count(mark))
+
+
 def test_labels_are_split_at_semicolons_only() -> None:
     """Labels may hold commas and spaces, and are stripped; empty ones vanish."""
     assert split_labels(" Dog, barking ;CAT;; wind-chime;") == {"dog, barking", "cat", "wind chime"}
@@ -111,6 +144,46 @@ def test_error_rates_equal_jiwer(texts: list[tuple[str, str]]) -> None:
         result = evaluate(metric, pairs_of(*texts))
         assert result.value == max(0.0, 1 - rate)
         assert result.items["edits"].sum() / result.items["reference_length"].sum() == pytest.approx(rate)
+
+
+def by_protocol(text: str) -> str:
+    """The protocol's normalisation in other words than ranker's: NFKC, lower, hyphens, then what may stay."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    return re.sub(r"\s+", " ", "".join(" " if c == "-" else c for c in text if c not in NO_HYPHEN)).strip()
+
+
+RAW = st.text("aB c-D.,!今天天气\u3002\uff0c\uff45\t", max_size=12)
+
+
+@steady
+@given(st.lists(st.tuples(RAW, RAW), min_size=1, max_size=6))
+def test_error_rates_of_raw_text_equal_jiwer_on_normalised_text(texts: list[tuple[str, str]]) -> None:
+    """Mixed case, hyphens, full-width signs, Chinese, empty answers and answers much too long, as they come."""
+    references, candidates = [[by_protocol(text) for text in side] for side in zip(*texts, strict=True)]
+    assume(any(references))
+    assert evaluate(MetricName.IWER, pairs_of(*texts)).value == max(0.0, 1 - jiwer.wer(references, candidates))
+    assert evaluate(MetricName.ICER, pairs_of(*texts)).value == max(0.0, 1 - jiwer.cer(references, candidates))
+
+
+@pytest.mark.parametrize(
+    ("texts", "words", "characters"),
+    [
+        ([("one two", "")], 0.0, 0.0),
+        ([("one", "one two three")], 0.0, 0.0),
+        ([("one two three four", "one two three")], 3 / 4, 13 / 18),
+        ([("今天\uff0c天气很好", "今天天气很好")], 1.0, 1.0),
+        ([("今天\u3002天气很好", "今天天气很好")], 0.0, 6 / 7),
+        ([("今天 天气", "今天天气")], 0.0, 4 / 5),
+        ([("Well-known!", "well known")], 1.0, 1.0),
+        ([("one two", ""), ("three four", "Three, four.")], 1 / 2, 10 / 17),
+    ],
+)
+def test_error_rates_by_hand(texts: list[tuple[str, str]], words: float, characters: float) -> None:
+    """Counted with a pencil: empty answers, more errors than words, Chinese (whose wide comma is a
+    comma, and whose full stop is none).
+    """
+    assert evaluate(MetricName.IWER, pairs_of(*texts)).value == pytest.approx(words)
+    assert evaluate(MetricName.ICER, pairs_of(*texts)).value == pytest.approx(characters)
 
 
 def test_word_error_rate_is_of_the_set_not_of_utterances() -> None:
@@ -169,6 +242,61 @@ def test_map_by_hand() -> None:
     result = evaluate(MetricName.MAP, pairs_of(*texts), num_classes=4)
     assert result.value == pytest.approx((1 / 2 + 1 / 3) / 4)
     assert list(result.items["item"]) == pytest.approx([2 / 3, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("texts", "truth", "predicted"),
+    [
+        ([("dog", "unicorn"), ("cat", "cat; unicorn")], ["10", "01"], ["00", "01"]),
+        ([("dog;dog; DOG", "Dog;dog"), ("cat", "dog")], ["10", "01"], ["10", "10"]),
+        ([("dog;cat", ""), ("cat", ";;"), ("dog", " ; ")], ["11", "01", "10"], ["00", "00", "00"]),
+        ([("dog;", "dog"), ("", "cat"), (";cat", "cat;dog")], ["10", "00", "01"], ["10", "01", "11"]),
+        ([("wind-chime, metal", "Wind chime, metal"), ("cat", "metal")], ["10", "01"], ["10", "00"]),
+    ],
+)
+def test_map_of_odd_answers_equals_scikit_learn(
+    texts: list[tuple[str, str]], truth: list[str], predicted: list[str]
+) -> None:
+    """Labels that no reference has, repeated ones, empty predictions, and three columns that the test set lacks: the
+    0/1 matrices are written down here, and scikit-learn is asked for its macro average over all five columns.
+    """
+    matrices = [np.array([[int(bit) for bit in row] + [0, 0, 0] for row in rows]) for rows in (truth, predicted)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive class found")
+        expected = average_precision_score(*matrices, average="macro")
+    assert 0 < expected < 1
+    assert evaluate(MetricName.MAP, pairs_of(*texts), num_classes=5).value == pytest.approx(expected, abs=1e-12)
+
+
+@steady
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=12))
+def test_accuracy_equals_scikit_learn(texts: list[tuple[str, str]]) -> None:
+    """On texts that normalisation leaves as they are."""
+    references, candidates = zip(*texts, strict=True)
+    assert evaluate(MetricName.ACCURACY, pairs_of(*texts)).value == pytest.approx(
+        accuracy_score(references, candidates)
+    )
+
+
+OF_WORDS = [MetricName.ACCURACY, MetricName.MAP, MetricName.IWER, MetricName.ICER]
+
+
+@steady
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8), st.randoms(), st.sampled_from(OF_WORDS))
+def test_values_lie_within_bounds_and_know_no_order(
+    texts: list[tuple[str, str]], random: random.Random, metric: MetricName
+) -> None:
+    """Any pairs in any order: one value, between 0 and 1, and 1 where every answer is its reference."""
+    assume(any(reference for reference, _ in texts))
+    pairs = pairs_of(*texts)
+    value = evaluate(metric, pairs, num_classes=8).value
+    assert 0 <= value <= 1
+    shuffled = random.sample(pairs, len(pairs))
+    assert evaluate(metric, shuffled, num_classes=8).value == pytest.approx(value, abs=1e-12)
+    classes = len({label for pair in pairs for label in split_labels(pair.reference)})
+    perfect = pairs_of(*((reference, reference) for reference, _ in texts))
+    best = classes / 8 if metric is MetricName.MAP else 1
+    assert evaluate(metric, perfect, num_classes=8).value == pytest.approx(best)
 
 
 def test_map_refuses_what_does_not_fit() -> None:
