@@ -22,6 +22,7 @@ from ranker.types import JobKind, Status
 
 _ROUNDING = 1e-9
 _LEAST_DIGEST = 8
+_SAID = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,10 @@ class Calibration:
 
     @property
     def sentence(self) -> str:
-        """Why; times are UTC."""
+        """Why, by a few reasons where there are many; times are UTC."""
         if self.reasons:
-            return f"{'; '.join(self.reasons)}."
+            more = len(self.reasons) - _SAID
+            return "; ".join(self.reasons[:_SAID]) + (f"; and {more} more" if more > 0 else "") + "."
         names = list(dict.fromkeys(figure.baseline for figure in self.figures))
         when = f", last on {self.measured_at:%Y-%m-%d} (UTC)" if self.measured_at is not None else ""
         return (

@@ -130,7 +130,7 @@ def rank_table(path: Path, benchmark: RankedBenchmark, track: str | None = None)
         known = [task.name for each in wanted.values() for task in each.active_tasks]
         raise UsageError(
             f"{path}: no column is called like a task of {where}; its tasks are {', '.join(known)}; "
-            f"the table's columns are {_listed(list(map(repr, table.header)))}"
+            f"the table's columns are {_listed(list(map(repr, table.header)))}; --benchmark may name another benchmark"
         )
     warnings = _unmatched(table, benchmark)
     rankings = tuple(_ranking(each, benchmark, name) for name, each in matched.items())

@@ -156,6 +156,14 @@ def test_one_figure_that_is_off_is_named_with_both_values(db: Session, tmp_path:
     assert value.label == "Not calibrated"
 
 
+def test_many_reasons_are_counted_not_listed() -> None:
+    """A page that lists forty figures in a sentence is read by nobody; the table and JSON hold them all."""
+    reasons = tuple(f"task{n} is off" for n in range(6))
+    value = Calibration(track="A", condition=None, figures=(), reasons=reasons, advice=(), measured_at=None)
+    assert value.sentence == "task0 is off; task1 is off; task2 is off; task3 is off; and 2 more."
+    assert value.to_json()["reasons"] == list(reasons)
+
+
 def test_a_baseline_that_was_not_taken_in_is_no_success(db: Session, tmp_path: Path) -> None:
     """The page says who was not measured; the organizer is told how to get it."""
     absent = baseline(NOISE, name="Whisper", submission="whisper-base", how="get the weights")
