@@ -90,7 +90,8 @@ def test_the_server_in_the_sandbox_knows_nothing_of_ranker() -> None:
 @pytest.mark.parametrize(
     ("library", "room"),
     [("typer", "cli"), ("rich", "cli"), ("click", None), ("docker", "sandbox"), ("alembic", "db"), ("jinja2", "site"),
-     ("peft", "lalm"), ("accelerate", "lalm"), ("jiwer", "metrics"), ("sklearn", "metrics"), ("pypdf", "intake")],
+     ("peft", "lalm"), ("accelerate", "lalm"), ("jiwer", "metrics"), ("sklearn", "metrics"), ("pypdf", "intake"),
+     ("huggingface_hub", "data"), ("httpx2", "data")],
 )  # fmt: skip
 def test_a_library_has_one_room(library: str, room: str | None) -> None:
     """What the command line, the engine or the model is made with must not leak into rooms that could do without."""
@@ -115,6 +116,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
         "jiwer",
         "soundfile",
         "docker",
+        "huggingface_hub",
     ]
     code = f"import ranker.cli, sys; print(len(sys.modules), *(name for name in {heavy} if name in sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 _PIECE_BYTES = 1 << 20
-_TRIES = 6  # in a row that brought nothing
+_TRIES = 5  # in a row that brought nothing
 _LONGEST_WAIT_S = 3600.0
 _FOR_LATER = frozenset({408, 429, 500, 502, 503, 504})
 
