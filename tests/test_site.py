@@ -201,7 +201,7 @@ def test_shape_of_data_json(small: Path) -> None:
     """data.json has the documented keys, and says of the board exactly what Board.to_json says."""
     data = json.loads((small / "data.json").read_text(encoding="utf-8"))
     board = small_board()
-    assert list(data) == ["format", "boards", "submissions"]
+    assert list(data) == ["format", "boards", "calibrations", "submissions"]
     assert data["format"] == 1
     assert data["boards"] == json.loads(json.dumps([board.to_json()]))
     assert list(data["boards"][0]) == [
