@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -93,10 +92,18 @@ class _Run:
 def evaluate(context: JobContext) -> Outcome:
     """Run one EVALUATE job to its end.
 
-    Raises ParticipantError (the encoder), InfraError (our machine) or OrganizerError (data or configuration changed).
+    It waits while another job of the submission trains the very same, whose weights it then takes over. Raises
+    ParticipantError (the encoder), InfraError (our machine) or OrganizerError (data or configuration changed).
     """
     started_at = datetime.now(UTC)
     run, source = _begin(context)
+    waiting = Progress(stage=Stage.LOAD)
+    with only_trainer(run.siblings, run.training, lambda: context.report(waiting)):
+        return _evaluate(run, source, started_at)
+
+
+def _evaluate(run: _Run, source: EncoderSource, started_at: datetime) -> Outcome:
+    context = run.context
     for task in run.part.tasks:
         scored_clips(run.data, task.test.shards, task.test.key)  # that a test set is broken is told before training
     threads = _fixed_threads(run)
@@ -122,13 +129,12 @@ def evaluate(context: JobContext) -> Outcome:
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
-    with _turn_to_train(run) as training, sandbox.start(spec, service.limits) as started:
+    with sandbox.start(spec, service.limits) as started:
         encoder = Witness(started)
         model = AudioLanguageModel(network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.key)
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
-        training.close()
         scores = [_score(run, task, model, encoder, weights) for task in run.part.tasks]
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
@@ -252,14 +258,6 @@ def _fixed_threads(run: _Run) -> int:
         with whole_file(path) as temporary:
             temporary.write_text(str(threads), encoding="ascii")
         return threads
-
-
-def _turn_to_train(run: _Run) -> ExitStack:
-    """Wait until no other job trains the very same; then it may be taken over. Close what is returned afterwards."""
-    stack = ExitStack()
-    waiting = Progress(stage=Stage.LOAD)
-    stack.enter_context(only_trainer(run.siblings, run.training, lambda: run.context.report(waiting)))
-    return stack
 
 
 def _trained(run: _Run, model: AudioLanguageModel, encoder: Witness) -> str:

@@ -1,12 +1,12 @@
 """Which finished evaluations make one board: those of one condition and one seed, for the present configuration.
 
 A track of several parts has a condition for each. Parts stand on one board if they share all circumstances (decoder,
-precision, device, sandbox, limit of steps) and the seed.
+precision, device, sandbox, limit of steps, models of caption metrics) and the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
@@ -103,28 +103,32 @@ def finished(session: Session, benchmark: Benchmark, track: str) -> list[tuple[C
     return found
 
 
-def _joined(found: Iterable[_Finished], benchmark: Benchmark, track: str) -> Iterator[tuple[_Finished, ...]]:
+def _joined(found: Iterable[_Finished], benchmark: Benchmark, track: str) -> Iterable[tuple[_Finished, ...]]:
     """One tuple for each board: an element for each part of which something has finished, in the order of parts.
 
-    Parts may have recipes of different length, so that a limit of steps shows in one of them only: each limit that
-    some element tells of makes a board, of all elements whose steps are those of their part under this limit.
+    Parts may have recipes of different length, so that a limit of steps shows in one of them only, and parts without
+    captions use no models for them: each limit and each set of models that some element tells of makes a board, of all
+    elements that they fit.
     """
     together: dict[tuple[str, int], list[_Finished]] = {}
     for each in found:
         together.setdefault((each.condition.circumstances, each.seed), []).append(each)
-    for members in together.values():
+    boards: dict[tuple[str | int, ...], tuple[_Finished, ...]] = {}
+    for (_, seed), members in together.items():
         steps = [(each.condition.steps, benchmark.steps(track, each.condition.part, None)) for each in members]
-        limits = sorted({own for own, whole in steps if own < whole})
-        for limit in (None, *limits):
-            parts = [
-                [
-                    each
-                    for each in members
-                    if each.condition.part is name and each.condition.steps == benchmark.steps(track, name, limit)
-                ]
-                for name in Part
+        limits = [None, *sorted({own for own, whole in steps if own < whole})]
+        models = sorted({each.condition.metric_models for each in members} - {""}) or [""]
+        for limit, model in product(limits, models):
+            fitting = [
+                each
+                for each in members
+                if each.condition.metric_models in {"", model}
+                and each.condition.steps == benchmark.steps(track, each.condition.part, limit)
             ]
-            yield from (combination for combination in product(*filter(None, parts)) if combination)
+            of_parts = ([each for each in fitting if each.condition.part is name] for name in Part)
+            for board in product(*filter(None, of_parts)):
+                boards[seed, *(each.condition.digest for each in board)] = board
+    return [board for board in boards.values() if board]
 
 
 def choose(

@@ -21,9 +21,10 @@ from ranker.home import Home
 from ranker.manifest import read_manifest
 from ranker.sandbox.probes import Probe, rows
 from ranker.site import Sample, SubmissionPage, TrackRun
-from ranker.types import Fault, Group, JobKind, Status, SubmissionState
+from ranker.types import Fault, Group, JobKind, Part, Status, SubmissionState
 
 OUR_FAILURE = "Something failed that was no fault of the team; the organizers will try it again."
+HIDDEN_FAILURE = "It failed on hidden tasks by its own fault; the organizers tell the team what happened."
 _SAMPLES = 12
 
 
@@ -48,10 +49,13 @@ class SubmissionView:
 
     @property
     def public_reasons(self) -> tuple[str, ...]:
-        """Like `reasons`, for everybody to read: our own failures are named without machines, paths and details."""
+        """Like `reasons`, for everybody to read: our own failures are named without machines, paths and details, and
+        those on hidden tasks without what was found there.
+        """
         own = [job for job in self.failed if job.fault == Fault.PARTICIPANT]
         ours = [OUR_FAILURE] if len(own) < len(self.failed) else []
-        return (*_reasons(own), *ours)
+        hidden = [HIDDEN_FAILURE] if any(job.part is not Part.PUBLIC for job in own) else []
+        return (*_reasons(job for job in own if job.part is Part.PUBLIC), *hidden, *ours)
 
     def failures_of(self, job_ids: Collection[int]) -> tuple[str, ...]:
         """Why those of these jobs failed that did so by the team's own fault."""

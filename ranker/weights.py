@@ -62,7 +62,8 @@ def finished_weights(runs: Path, identity: str, steps: int) -> Path | None:
 def only_trainer(runs: Path, identity: str, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of this training of one submission; the system frees it when a process dies.
 
-    While another process holds it, `waiting` is called about once a second; what that raises ends the waiting.
+    Hold it until the manifest is written: before that, nobody else may trust the weights. While another process holds
+    it, `waiting` is called about once a second; what that raises ends the waiting.
     """
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f".training-{identity[:12]}.lock").open("w") as lock:

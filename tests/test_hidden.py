@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,19 +16,20 @@ import yaml
 from test_evaluation import BENCHMARK, ENCODER, ID, STEPS, Place, split
 from tones import write_tones
 
-from ranker.conditions import condition_for
-from ranker.config import Benchmark
+from ranker.conditions import condition_for, data_of
+from ranker.config import Benchmark, load
 from ranker.data import store
+from ranker.data.collect import collect
 from ranker.db.models import Submission
 from ranker.db.session import open_database, session
-from ranker.errors import ConfigError, LeaseLostError, OrganizerError, UsageError
+from ranker.errors import ConfigError, LeaseLostError, MissingError, OrganizerError, UsageError
 from ranker.evaluation import evaluate
 from ranker.hidden import load_benchmark, merged
 from ranker.home import Home
 from ranker.job import JobContext
 from ranker.queue import claim, enqueue, finish
 from ranker.service import Ranker, Wanted
-from ranker.types import Condition, Fault, Group, JobKind, Part, Stage
+from ranker.types import Condition, Fault, Group, JobKind, Part, Progress, Stage
 from ranker.weights import only_trainer
 from ranker.worker import blame
 
@@ -82,11 +86,22 @@ def under(home: Home, part: Part, limit_steps: int | None = None) -> Condition:
     return condition_for(home, benchmark, "A", part=part, limit_steps=limit_steps, sandboxed=False, device="cpu")
 
 
-def attempt(home: Home, part: Part) -> JobContext:
+def attempt(home: Home, part: Part, report: Callable[[Progress], None] = lambda _: None) -> JobContext:
     """Evaluate the submission on one part of track A, in this process."""
-    context = Place(home=home).context(1, condition=under(home, part))
+    context = Place(home=home).context(1, condition=under(home, part), report=report)
     evaluate(context)
     return context
+
+
+def is_training_held(home: Home) -> bool:
+    """Whether another process would have to wait before it trains the same for the submission."""
+    (lock,) = (home.runs / ID).glob(".training-*.lock")
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 # -- the file
@@ -133,6 +148,31 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: dict[str, Any], words:
     with pytest.raises(ConfigError, match=words) as caught:
         merged(public(), path)
     assert str(path) in str(caught.value)
+
+
+def test_the_guides_example_is_a_valid_file(tmp_path: Path) -> None:
+    """Attacks docs/operator.md: what it shows merges into the challenge, with the recipe that it names."""
+    root = Path(__file__).parent.parent
+    (example,) = re.findall(r"```yaml\n(benchmark: .*?)```", (root / "docs/operator.md").read_text(), re.DOTALL)
+    path = tmp_path / "hidden.yaml"
+    path.write_text(example, encoding="utf-8")
+    benchmark = merged(load(Benchmark, root / "configs/challenge.yaml"), path)
+    assert [part.name for part in benchmark.parts("A")] == [Part.PUBLIC, Part.HIDDEN]
+    assert benchmark.steps("A", Part.HIDDEN, None) == 20_000
+
+
+def test_shards_of_hidden_tasks_are_recorded_by_a_fetch(tmp_path: Path) -> None:
+    """Attacks the way of an organizer: shards put under data/ are part of the benchmark only after `data fetch`."""
+    home = make_home(tmp_path)
+    late = [SECRET | {"train": split("late"), "test": split("late")}]
+    benchmark = merged(public(), write_hidden(tmp_path, with_tasks(*late)))
+    write_tones(home.data / "tiny/late.tar", [0.5] * 2)
+    with pytest.raises(MissingError, match=r"shard late.tar is not in"):
+        data_of(home, benchmark, benchmark.part("A", Part.HIDDEN))
+    before = data_of(home, benchmark, benchmark.part("A", Part.PUBLIC))
+    collect(benchmark, home.data / "tiny", tmp_path / "lock.json")
+    assert data_of(home, benchmark, benchmark.part("A", Part.HIDDEN)) != before
+    assert data_of(home, benchmark, benchmark.part("A", Part.PUBLIC)) == before
 
 
 def test_public_tasks_are_not_trained_apart() -> None:
@@ -217,8 +257,13 @@ class Joined:
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> JobContext:
-    """The public part, evaluated where nobody knows of hidden tasks."""
-    return attempt(make_home(tmp_path_factory.mktemp("without")), Part.PUBLIC)
+    """The public part, evaluated where nobody knows of hidden tasks. On the way: the training is its own to the end."""
+    home, held = make_home(tmp_path_factory.mktemp("without")), set()
+    context = attempt(home, Part.PUBLIC, report=lambda progress: held.add((progress.stage, is_training_held(home))))
+    stages = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE, Stage.CHECK)
+    assert held == {(stage, True) for stage in stages}
+    assert not is_training_held(home)
+    return context
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,21 @@ def test_parts_of_other_circumstances_are_never_joined(place: Place, changes: di
     assert all(row.rank is None for row in board(place, bench).rows)
 
 
+def test_other_caption_models_are_never_joined(place: Place) -> None:
+    """Attacks with hidden captions scored by substitutes: they stand on no board with public ones of the reference, and
+    a part without captions stands with either.
+    """
+    bench = benchmark()
+    team = place.submit("team")
+    evaluate(place, bench, team, Part.PROMPTED)
+    evaluate(place, bench, team, Part.PUBLIC, metric_models="reference")
+    evaluate(place, bench, team, Part.HIDDEN, metric_models="substitute")
+    choices = [[each.part for each in choice.conditions] for choice in conditions(place.session, bench, "A")]
+    assert sorted(choices) == [[Part.HIDDEN, Part.PROMPTED], [Part.PUBLIC, Part.PROMPTED]]
+    place.evaluate(team, condition(bench, Part.HIDDEN, metric_models="reference"), {"secret": 10})
+    assert board(place, bench).rows[0].cells["secret"].raw == 0.5
+
+
 def test_other_seeds_are_never_joined(place: Place) -> None:
     """Attacks with a hidden part of another seed."""
     bench = benchmark()

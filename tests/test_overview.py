@@ -20,7 +20,7 @@ from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.manifest import write_manifest
 from ranker.queue import Claim, NewScore
-from ranker.types import Condition, Fault, Group, JobKind, Status, SubmissionState
+from ranker.types import Condition, Fault, Group, JobKind, Part, Status, SubmissionState
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 WORKER = "secret-host:4711:5eed-1-2"
@@ -132,6 +132,16 @@ def test_the_public_is_told_no_detail_of_our_failures(place: Place, home: Home) 
     with session(place.engine, read_only=True) as reading:
         (page,) = overview.pages(reading, home, [])
     assert page.reasons == view.public_reasons
+
+
+def test_the_public_is_told_no_detail_of_hidden_tasks(place: Place) -> None:
+    """Attacks the page by a failure that names a hidden task: the team is told, everybody else that it happened."""
+    submission = place.submit("team", "a")
+    place.succeed(place.job(submission))
+    place.fail(place.job(submission, condition("A", part=Part.HIDDEN)), Fault.PARTICIPANT, "In the stage task-copper.")
+    view = place.views()["team"]
+    assert view.reasons == ("In the stage task-copper.",)
+    assert view.public_reasons == (overview.HIDDEN_FAILURE,)
 
 
 def test_failures_are_told_of_the_jobs_asked_about(place: Place) -> None:

@@ -114,10 +114,14 @@ class Job(Base):
     )
 
     @property
+    def part(self) -> Part:
+        """Which part of its track an evaluation is of."""
+        return Part.PUBLIC if self.condition is None else Condition.from_json(self.condition).part
+
+    @property
     def where(self) -> str:
         """The track that an evaluation is of and, but for the public one, the part: `track A, hidden part`."""
-        part = Part.PUBLIC if self.condition is None else Condition.from_json(self.condition).part
-        return f"track {self.track}" + ("" if part is Part.PUBLIC else f", {part} part")
+        return f"track {self.track}" + ("" if self.part is Part.PUBLIC else f", {self.part} part")
 
 
 class Score(Base):
