@@ -15,7 +15,7 @@ from ranker import config
 from ranker.config import Task, Track
 from ranker.errors import OrganizerError
 from ranker.scoring import normalize, rank
-from ranker.types import Domain, Group, MetricName
+from ranker.types import Domain, Group, MetricName, Weighting
 
 OFFICIAL = Path(__file__).parent / "golden" / "interspeech2026_track_a.csv"
 
@@ -91,6 +91,21 @@ def test_group_weights_weigh_means_of_groups() -> None:
         assert halves.loc["x", ["score", "public", "hidden"]].tolist() == [0.5, 1.0, 0.0]
     uneven = rank(raw, track(*tasks, group_weights={Group.PUBLIC: 3.0, Group.HIDDEN: 1.0}))
     assert uneven["score"]["x"] == 0.75
+
+
+def test_sizes_as_weights_are_weights() -> None:
+    """`weights: test_items` ranks as the same numbers given as weights do, in a flat mean and inside groups."""
+    raw = table({"x": [0.3, 0.9, 0.1], "y": [0.5, 0.2, 0.8]}, "a", "b", "c")
+    sizes = {"a": 1200, "b": 40, "c": 310}
+    groups = {"a": Group.PUBLIC, "b": Group.PUBLIC, "c": Group.HIDDEN}
+    sized = [task(name, test_items=size, group=groups[name]) for name, size in sizes.items()]
+    given = [task(name, weight=float(size), group=groups[name]) for name, size in sizes.items()]
+    for group_weights in (None, {Group.PUBLIC: 0.5, Group.HIDDEN: 0.5}):
+        one = rank(raw, track(*sized, weights=Weighting.TEST_ITEMS, group_weights=group_weights))
+        other = rank(raw, track(*given, group_weights=group_weights))
+        pd.testing.assert_frame_equal(one, other)
+        assert one["public"]["x"] == pytest.approx((1200 * 0.3 + 40 * 0.9) / 1240)
+    assert rank(raw, track(*sized))["score"]["x"] == pytest.approx(1.3 / 3)  # sizes alone change nothing
 
 
 def test_ties_share_a_rank_and_the_next_is_skipped() -> None:
