@@ -8,6 +8,7 @@ anything is trained or scored, and is the same for every team.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -133,7 +134,8 @@ def _made(todo: Mapping[Path, int]) -> Iterator[tuple[Path, OrganizerError | Non
     # Largest first, so that no big one is left to a single process at the end.
     ordered = sorted(todo, key=lambda path: -todo[path])
     others = set(active_children())
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)) as pool:
         waiting = {pool.submit(_try, path): path for path in ordered}
         try:
             for future in as_completed(waiting):
@@ -158,12 +160,17 @@ def _try(path: Path) -> OrganizerError | None:
     return None
 
 
-def _begin() -> None:
-    """Ctrl-C ends this process at once: inside a decoder's call-back Python would only print it.
+def _begin(parent: int) -> None:
+    """Ctrl-C, and the death of the parent, end this process at once: it has nothing to finish.
 
-    And the mp3 decoder writes to standard error about damaged files, in the middle of the progress bar.
+    Inside a decoder's call-back Python would only print a Ctrl-C. And the mp3 decoder writes to standard error about
+    damaged files, in the middle of the progress bar.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(1)
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)
 
