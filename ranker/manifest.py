@@ -29,7 +29,7 @@ _PACKAGES = (
     "webdataset",
     "jiwer",
     "scikit-learn",
-    "sentence-transformers",
+    "scipy",
 )
 
 
