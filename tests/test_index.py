@@ -133,7 +133,12 @@ def test_a_damaged_compressed_shard_is_refused(tmp_path: Path):
         ([("k.FLAC", TONE), ("k.json", LABEL), ("k.flac", TONE)], DefectKind.MEMBERS, "twice"),
         ([("k.0.flac", TONE), ("k.1.flac", TONE), ("k.json", LABEL)], DefectKind.MEMBERS, "up to the first dot"),
         ([("k.flac", TONE), ("k.a.json", LABEL), ("k.b.json", LABEL)], DefectKind.MEMBERS, "up to the first dot"),
-        ([("k.m4a", b"\0\0\0 ftypM4A mp4a"), ("k.json", LABEL)], DefectKind.CODEC, r"k\.m4a is m4a.*re-encode.*flac"),
+        (
+            [("k.m4a", b"\0\0\0 ftypM4A mp4a"), ("k.json", LABEL)],
+            DefectKind.CODEC,
+            r"k\.m4a is AAC in MPEG-4.*re-encode.*flac",
+        ),
+        ([("k.wma", b"cut short"), ("k.json", LABEL)], DefectKind.CODEC, r"k\.wma is wma.*re-encode.*flac"),
         ([("k.flac", b"\0\0\0 ftypM4A mp4a"), ("k.json", LABEL)], DefectKind.CODEC, r"k\.flac is AAC in MPEG-4"),
     ],
 )
@@ -196,7 +201,7 @@ def test_training_skips_and_names_what_scoring_refuses(tmp_path: Path):
 def test_a_codec_that_we_cannot_decode_stops_training_too(tmp_path: Path):
     """Nothing is wrong with such a clip: leaving it out would make another training set of the benchmark."""
     write_tar(tmp_path / "a.tar", [*clips("c0"), ("k.m4a", b"\0\0\0 ftypM4A mp4a"), ("k.json", LABEL)])
-    with pytest.raises(OrganizerError, match=r"1 training clips .*a\.tar:k: k\.m4a is m4a"):
+    with pytest.raises(OrganizerError, match=r"1 training clips .*a\.tar:k: k\.m4a is AAC"):
         training_data(tmp_path, ["a.tar"], ["label"])
 
 

@@ -291,10 +291,8 @@ def _audio_and_text(group: Sequence[Member]) -> tuple[Member, Member] | None:
                 f"one audio file and one JSON were expected, but {len(found)} files ({names}) have the same name up to "
                 "the first dot; rename them",
             )
+    audio = audio or [member for kind, member in kinds.items() if kind.rpartition(".")[2] in OTHER_SUFFIXES]
     if not audio:
-        other = next((kind for kind in kinds if kind.rpartition(".")[2] in OTHER_SUFFIXES), None)
-        if other is not None:
-            raise _BrokenError(DefectKind.CODEC, _refusal(kinds[other].name, other.rpartition(".")[2]))
         if not text:
             return None
         raise _BrokenError(DefectKind.MEMBERS, f"it has no audio file, only {', '.join(kinds)}")
@@ -307,7 +305,8 @@ def _sound(name: str, data: bytes) -> Sound:
     try:
         return examine(data)
     except OrganizerError as error:
-        codec = foreign_codec(data)
+        suffix = _split(name)[1].rpartition(".")[2]
+        codec = foreign_codec(data) or (suffix if suffix in OTHER_SUFFIXES else None)
         if codec is not None:
             raise _BrokenError(DefectKind.CODEC, _refusal(name, codec)) from error
         raise _BrokenError(DefectKind.AUDIO, f"{name} cannot be decoded: {error}") from error
