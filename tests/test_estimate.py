@@ -294,7 +294,7 @@ def test_stages_are_work_times_rates(home: Home) -> None:
     for chunk in (first, second):  # answers of two tokens: one after the first
         asked += 2e-12 * SHAPE.prefill(6, chunk.length, 8) + 0.01 + 6 * 0.002 + 1e-6 * 6 * chunk.length
     assert seconds[Stage.GENERATE] == pytest.approx(asked)
-    assert seconds[Stage.SCORE] == pytest.approx(2 * 12 * 1e-3 + 0.5)
+    assert seconds[Stage.SCORE] == pytest.approx(12 * 1e-3 + 0.5)
     assert found.total.expected == pytest.approx(sum(seconds.values()))
     assert found.unknown == ()
     for span in found.seconds.values():
@@ -323,7 +323,7 @@ def whole(home: Home, **changes: object) -> Estimate:
     forecasts = tuple(forecast(work, SHAPE, FOUND, rates()) for work in works)
     fields: dict[str, Any] = {
         "benchmark": "tiny", "device": "cpu", "workers": 2, "threads": 1, "features": FOUND, "with_encoder": True,
-        "forecasts": forecasts, "measured": 2, "assumptions": ("nothing",),
+        "forecasts": forecasts, "measured": 2, "audio_hour": rates().audio_hour, "assumptions": ("nothing",),
     }  # fmt: skip
     return Estimate(**(fields | changes))
 
@@ -451,6 +451,7 @@ def test_an_estimate_is_shown_with_a_bar_per_stage(home: Home, capsys: pytest.Ca
     assert {"loading", "encoding", "training", "answering", "scoring", "confirming", "together"} <= set(stages)
     assert max(stages, key=lambda name: stages[name]) == "loading"
     assert "3 submissions on 2 workers" in said
+    assert "an hour of audio takes 3.6 min" in said, "360 calls of 0.1 s, and 0.05 s a second"
     assert json.loads(json.dumps(to_json(whole(home), 3)))["submissions"] == 3
 
 

@@ -230,7 +230,7 @@ def test_dropping_ended_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         model, clips = tiny(seed), batch(seed, 9)
         found = check(model, clips, Tally())
         assert len({len(tokens) for tokens in found}) > 2, "rows end at different steps"
-        monkeypatch.setattr(generation, "_RETIRE_SHARE", share)
+        monkeypatch.setattr(generation, "RETIRE_SHARE", share)
         assert check(model, clips, Tally()) == found
         monkeypatch.undo()
         cases += 1

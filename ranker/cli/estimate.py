@@ -13,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ranker import service as services
-from ranker.cli.options import BenchmarkOption, HiddenOption, JsonFlag, SandboxOption, TrackOption, err, out, print_json
+from ranker.cli.options import (
+    BenchmarkOption,
+    HiddenOption,
+    JsonFlag,
+    SandboxOption,
+    TrackOption,
+    err,
+    out,
+    print_json,
+    warn_without_sandbox,
+)
 from ranker.types import Stage
 
 if TYPE_CHECKING:
@@ -53,6 +63,8 @@ def estimate(
     The time is forecast from a minute of measuring on this machine, with a range. Nothing is queued or kept.
     """
     service: services.Ranker = context.obj.with_hidden(hidden)
+    if measure and submission is not None:
+        warn_without_sandbox(service.sandbox(sandbox))
     if measure and err.is_terminal:
         err.print("measuring for about a minute ...")
     found = service.estimate(
@@ -70,6 +82,9 @@ def _estimate(value: Estimate, count: int) -> RenderableType:
         parts.append(_sizes(each))
         if value.measured:
             parts.append(_times(each))
+    if value.audio_hour is not None:
+        hour = value.audio_hour
+        parts.append(Text(f" this encoder: an hour of audio takes {duration(hour.expected)} ({_range(hour)})\n"))
     if value.measured:
         parts.append(_whole(value, count))
     if value.assumptions:

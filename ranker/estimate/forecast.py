@@ -102,6 +102,13 @@ class Rates:
         found: list[Call] = [call for each in self.measured for call in each.calls]
         return fit([((1.0, call.audio_s), call.seconds) for call in found]) if found else None
 
+    @property
+    def audio_hour(self) -> Span | None:
+        """The encoder's time for an hour of audio in clips of ASSUMED_CLIP_S, each in a call of its own."""
+        if self.call is None:
+            return None
+        return Span.around(self.call.of(3600 / ASSUMED_CLIP_S, 3600), self.call.spread)
+
     @cached_property
     def load(self) -> Span:
         """Loading the decoder, and the encoder in its sandbox."""
@@ -261,7 +268,7 @@ def _straggling_rows(chunk: Chunk) -> list[int]:
 
 
 def _scoring(tasks: Sequence[TaskSize], rates: Rates) -> Span | None:
-    """Each task is scored twice, as it was answered and blind; a metric's models are loaded once."""
+    """A metric's models are loaded once. The blind answers' score costs little: references are known by then."""
     total = NOTHING
     for task in tasks:
         if task.test is None or not task.pairs:
@@ -269,7 +276,7 @@ def _scoring(tasks: Sequence[TaskSize], rates: Rates) -> Span | None:
         found = rates.scorings.get(task.metric)
         if found is None:
             return None
-        total += _over([2 * task.pairs * each.pair_s for each in found])
+        total += _over([task.pairs * each.pair_s for each in found])
     loaded = {task.metric for task in tasks}
     return sum(
         (_over([each.load_s for each in rates.scorings[name]]) for name in sorted(loaded & set(rates.scorings))), total

@@ -40,7 +40,8 @@ _TOKENS_AT_ONCE = 2_048  # of the whole decoder, on a CPU
 class Estimate:
     """What one submission costs on these parts, and so many of them on this machine's workers.
 
-    `measured` is how many processes measured, 0 if nothing was. `assumptions` are full sentences.
+    `measured` is how many processes measured, 0 if nothing was. `audio_hour`: the encoder's seconds for an hour of
+    audio, where it was measured. `assumptions` are phrases.
     """
 
     benchmark: str
@@ -51,6 +52,7 @@ class Estimate:
     with_encoder: bool
     forecasts: tuple[Forecast, ...]
     measured: int
+    audio_hour: Span | None
     assumptions: tuple[str, ...]
 
     @property
@@ -101,7 +103,7 @@ def estimate(
         for track, part in parts
     ]
     crew = Crew.of(service, gpus())
-    shape = smollm2_135m(recipe.decoder_layers, recipe.lora_rank)
+    shape = _shape(recipe)
     found: list[Measured] = []
     tried = None
     if encoder is not None:
@@ -126,10 +128,15 @@ def estimate(
         threads=crew.threads(recipe, service),
         features=features,
         with_encoder=encoder is not None,
-        forecasts=tuple(forecast(work, shape, features, rates) for work in works),
+        forecasts=tuple(forecast(work, _shape(work.recipe), features, rates) for work in works),
         measured=len(found),
+        audio_hour=None if rates is None else rates.audio_hour,
         assumptions=tuple(_assumptions(works, found, has_encoder=encoder is not None, has_decoder=has_decoder)),
     )
+
+
+def _shape(recipe: Recipe) -> DecoderShape:
+    return smollm2_135m(recipe.decoder_layers, recipe.lora_rank)
 
 
 def _tokenizer(recipe: Recipe) -> tuple[CountTokens, bool]:

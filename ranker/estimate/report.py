@@ -20,6 +20,7 @@ def to_json(value: Estimate, submissions: int) -> dict[str, Any]:
         "features": {"output_dim": value.features.output_dim, "frames_per_s": value.features.frames_per_s},
         "with_encoder": value.with_encoder,
         "measured_by": value.measured,
+        "audio_hour_s": _span(value.audio_hour),
         "parts": [_part(each) for each in value.forecasts],
         "submission_s": _span(value.work) if measured else None,
         "submissions": submissions,

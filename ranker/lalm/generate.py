@@ -13,7 +13,7 @@ from ranker.sandbox.base import Features
 from ranker.types import Precision
 
 # Rows that have ended are dropped once they are so large a part of the batch: dropping copies what the rest remembers.
-_RETIRE_SHARE = 0.25
+RETIRE_SHARE = 0.25
 
 
 def generate(
@@ -77,7 +77,7 @@ def _decode_greedily(
         chosen = torch.cat([chosen, token[:, None]], dim=1)
         mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
         positions = positions[:, -1:] + 1
-        if sum(row in ended for row in rows) >= _RETIRE_SHARE * len(rows):
+        if sum(row in ended for row in rows) >= RETIRE_SHARE * len(rows):
             kept = torch.tensor([place for place, row in enumerate(rows) if row not in ended], device=mask.device)
             cache.batch_select_indices(kept)
             rows = [rows[place] for place in kept.tolist()]
