@@ -16,6 +16,7 @@ import yaml
 from test_evaluation import BENCHMARK, ENCODER, ID, STEPS, Place, split
 from tones import write_tones
 
+from ranker.cli import main
 from ranker.conditions import condition_for, data_of
 from ranker.config import Benchmark, load
 from ranker.data import store
@@ -180,6 +181,18 @@ def test_public_tasks_are_not_trained_apart() -> None:
     task = BENCHMARK["tracks"]["A"]["tasks"][0] | {"trained": "separately"}
     with pytest.raises(ValueError, match="task pitch: trained goes with group hidden"):
         Benchmark.model_validate(BENCHMARK | {"tracks": {"A": {"title": "A", "tasks": [task]}}})
+
+
+def test_a_table_made_elsewhere_is_ranked_with_the_file(tmp_path: Path) -> None:
+    """Attacks `rank --scores` with --hidden: the table's hidden columns count, in their group."""
+    root, table = tmp_path / "home", tmp_path / "table.csv"
+    (root / "configs").mkdir(parents=True)
+    (root / "configs/tiny.yaml").write_text(yaml.safe_dump(BENCHMARK), encoding="utf-8")
+    table.write_text("team,pitch,copper,asked\none,0.5,0.1,0.3\nother,0.1,0.9,0.9\n", encoding="utf-8")
+    (ranking,) = Ranker(root, write_hidden(tmp_path)).rank_table(table, "tiny", track=None).rankings
+    rows = ranking.to_json()["rows"]
+    assert [(row["team"], row["rank"], row["score"]) for row in rows] == [("other", 1, 0.5), ("one", 2, 0.35)]
+    assert rows[1]["groups"] == {"public": 0.5, "hidden": pytest.approx(0.2)}
 
 
 # -- what it changes
@@ -394,6 +407,31 @@ def test_a_board_joins_the_parts(joined: Joined) -> None:
     (before,) = Ranker(joined.home.root).boards(None)
     assert before.rows[0].score == raw["pitch"]
     assert before.rows[0].cells["pitch"] == row.cells["pitch"]
+
+
+def test_the_command_line_takes_the_file(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Attacks --hidden and RANKER_HIDDEN: both merge, neither is the public board, and a wrong file is wrong usage."""
+
+    def typed(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as left:
+            main(["--home", str(joined.home.root), *arguments])
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out + said.err
+
+    file = str(joined.home.hidden)
+    code, whole = typed("rank", "--json", "--hidden", file)
+    assert code == 0
+    assert set(json.loads(whole)["rows"][0]["groups"]) == {"public", "hidden"}
+    code, public_only = typed("rank", "--json")
+    assert set(json.loads(public_only)["rows"][0]["groups"]) == {"public"}
+    code, told = typed("rank", "--hidden", str(write_hidden(tmp_path, HIDDEN | {"benchmark": "mini"})))
+    assert (code, "holds hidden tasks of benchmark mini" in told, "Traceback" in told) == (2, True, False)
+    monkeypatch.setenv("RANKER_HIDDEN", file)
+    assert typed("rank", "--json") == (0, whole)
+    code, told = typed("evaluate", "--all")
+    assert (code, "0 of 3 evaluations on tiny are to be done" in told) == (0, True)
 
 
 def test_nothing_hidden_is_published(joined: Joined, tmp_path: Path) -> None:
