@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ranker.config import Benchmark
-from ranker.data.collect import Collected, collect
+from ranker.data.collect import Collected, collect, survey
 from ranker.data.fetch import JOBS, OnTransfer, Transfer, fetch_file, fetch_snapshot
 from ranker.errors import UsageError
 from ranker.home import Home, asset, model_cache
@@ -46,7 +46,8 @@ def provide(
     on_step: Callable[[str], None] = lambda _: None,
     on_transfer: OnTransfer = lambda _: None,
 ) -> Provided:
-    """Fetch the models first, as they are small and may be refused, then the shards of the tasks (`only` these).
+    """Look what is to come, and whether there is room; then fetch the models, which are small and may be refused, and
+    the shards of the tasks (`only` these).
 
     `on_step` is told what comes next, `on_transfer` how far it is. Raises UsageError for a benchmark that is built
     here, and what `ranker.data.fetch` raises.
@@ -54,14 +55,14 @@ def provide(
     if benchmark.name in set(Buildable) and not benchmark.repositories:
         raise UsageError(f"{benchmark.name} is built here, not fetched: run `ranker data build {benchmark.name}`")
     lock = lock or lock_path(home, benchmark.name)
+    root = home.data / benchmark.name
+    survey(benchmark, root, lock, only=only, offline=offline)
     models = {}
     for name, get in _models(benchmark, lock, jobs=jobs, offline=offline, on_transfer=on_transfer):
         on_step(name)
         models[name] = get()
     on_step(benchmark.name)
-    data = collect(
-        benchmark, home.data / benchmark.name, lock, only=only, jobs=jobs, offline=offline, on_transfer=on_transfer
-    )
+    data = collect(benchmark, root, lock, only=only, jobs=jobs, offline=offline, on_transfer=on_transfer)
     return Provided(data=data, lock=lock, models=models)
 
 

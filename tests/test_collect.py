@@ -186,6 +186,21 @@ def test_shards_of_no_repository_are_recorded_where_they_lie(
     assert store.data_digest(root, ["secret/test.tar"]), "a fetch without the hidden tasks keeps them"
 
 
+def test_a_benchmark_without_repositories_is_recorded_as_it_lies(server: hub_server.Hub, tmp_path: Path):
+    """Shards that somebody put under data/ become a benchmark like any other, and no hub is asked."""
+    text = "\n".join(line for line in TINY.splitlines() if "repo" not in line)
+    benchmark = tiny(tmp_path, lambda _: text)
+    root = tmp_path / "home/data/tiny"
+    for name in NAMES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(shard(tmp_path, 1))
+    found = get(server, tmp_path / "home", benchmark)
+    assert (found.files, found.new_files, found.commits) == (5, 0, {})
+    assert store.verify(root) == []
+    assert server.requests == []
+    assert not (tmp_path / "home/lock.json").exists()
+
+
 def test_room_for_unpacking_is_asked_for_too(server: hub_server.Hub, published: dict[str, bytes], tmp_path: Path):
     """A compressed shard takes its plain copy's room besides its own."""
     free = shutil.disk_usage(tmp_path).free

@@ -14,7 +14,7 @@ from ranker import provision
 from ranker.config import Benchmark, load
 from ranker.data import store
 from ranker.data.lock import Lock
-from ranker.errors import MissingError
+from ranker.errors import InfraError, MissingError
 from ranker.home import Home
 from ranker.lalm import decoder
 from ranker.metrics.caption_models import (
@@ -100,6 +100,14 @@ def test_models_that_are_refused_end_the_fetch_before_the_shards(server: hub_ser
     with pytest.raises(MissingError, match="is gated"):
         provision.provide(home, load(Benchmark, home.config_path("captions")))
     assert not server.bytes_requests("test.tar")
+
+
+def test_a_disk_too_small_for_the_shards_is_said_before_the_models_come(server: hub_server.Hub, home: Home):
+    """Not a byte of anything comes where the whole cannot."""
+    server.repos["datasets/org/sounds"].claimed["test.tar"] = 10**18
+    with pytest.raises(InfraError, match="too small"):
+        provision.provide(home, load(Benchmark, home.config_path("captions")))
+    assert not [seen for seen in server.requests if "/resolve/" in seen.path or seen.cdn]
 
 
 def test_a_stand_in_needs_nothing_from_the_hub(server: hub_server.Hub, home: Home):

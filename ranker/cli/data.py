@@ -84,7 +84,8 @@ def data_fetch(
         return
     out.print(Text(f"{name}: {data.digest}"))
     size, new = (f"{size / 1e9:.2f} GB" for size in (data.bytes, data.new_bytes))
-    out.print(Text(f"{data.files} shards of {size}, {data.new_files} of {new} new; pinned by {found.lock}"))
+    pinned = f"; pinned by {found.lock}" if data.commits else ""
+    out.print(Text(f"{data.files} shards of {size}, {data.new_files} of {new} new{pinned}"))
     if data.incomplete:
         err.print(Text(f"not fetched yet, for lack of being asked for: {', '.join(data.incomplete)}"))
 

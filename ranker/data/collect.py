@@ -9,7 +9,7 @@ from typing import Any
 
 from ranker.config import Benchmark, Task
 from ranker.data import store
-from ranker.data.fetch import JOBS, Item, OnTransfer, alone, complete, fetch, pin
+from ranker.data.fetch import JOBS, Item, OnTransfer, alone, complete, fetch, pin, require_room
 from ranker.data.hub import Hub
 from ranker.data.lock import LockedRepository, Source, digests
 from ranker.data.shards import expand_braces
@@ -41,6 +41,26 @@ class Collected:
     incomplete: tuple[str, ...]
 
 
+def survey(
+    benchmark: Benchmark,
+    root: Path,
+    lock: Path,
+    *,
+    only: Sequence[str] = (),
+    offline: bool = False,
+    endpoint: str | None = None,
+) -> None:
+    """Pin what `collect` would fetch, and raise what is known before a byte of it comes: tasks and files that are not
+    there, a hub that refuses, a disk that is too small.
+    """
+    wanted = _shards(_chosen(benchmark, only))
+    with alone(root):
+        _own_shards(benchmark, wanted, root)
+        pinned = _pinned(Hub(endpoint=endpoint, offline=offline), benchmark, wanted, lock)
+        items = _items(benchmark, wanted, pinned)
+        require_room(items, root, _unpacking_bytes(root, items))
+
+
 def collect(
     benchmark: Benchmark,
     root: Path,
@@ -64,11 +84,7 @@ def collect(
     with alone(root):
         own = _own_shards(benchmark, wanted, root)
         pinned = _pinned(hub, benchmark, wanted, lock)
-        items = [
-            Item(source=source, commit=repository.commit, path=path, target=name, file=repository.files[path])
-            for source, repository in pinned.items()
-            for name, path in _paths(benchmark, wanted, source).items()
-        ]
+        items = _items(benchmark, wanted, pinned)
         before = store.recorded(root)
         fetched = fetch(
             hub,
@@ -76,7 +92,7 @@ def collect(
             root,
             known={name: shard["sha256"] for name, shard in before.items()},
             jobs=jobs,
-            spare_bytes=_unpacking_bytes(root, {item.target: item.file.bytes for item in items}),
+            spare_bytes=_unpacking_bytes(root, items),
             on_transfer=on_transfer,
             before_placing=lambda new: _withdraw(root, new),
         )
@@ -161,10 +177,19 @@ def _pinned(hub: Hub, benchmark: Benchmark, wanted: Sequence[str], lock: Path) -
     return pinned
 
 
-def _unpacking_bytes(root: Path, sizes: Mapping[str, int]) -> int:
+def _items(benchmark: Benchmark, wanted: Sequence[str], pinned: Mapping[Source, LockedRepository]) -> list[Item]:
+    return [
+        Item(source=source, commit=repository.commit, path=path, target=name, file=repository.files[path])
+        for source, repository in pinned.items()
+        for name, path in _paths(benchmark, wanted, source).items()
+    ]
+
+
+def _unpacking_bytes(root: Path, items: Sequence[Item]) -> int:
     """Room for the plain copies that compressed shards do not have yet."""
-    packed = {name: size for name, size in sizes.items() if name.endswith((".tar.gz", ".tgz"))}
-    return round(UNPACKED_PER_PACKED * sum(size for name, size in packed.items() if not _is_unpacked(root / name)))
+    packed = [item for item in items if item.target.endswith((".tar.gz", ".tgz"))]
+    missing = [item.file.bytes for item in packed if not _is_unpacked(root / item.target)]
+    return round(UNPACKED_PER_PACKED * sum(missing))
 
 
 def _is_unpacked(shard: Path) -> bool:

@@ -184,7 +184,7 @@ def fetch(
     besides what is still to come. `before_placing` is told of the new files when all are there and none is in place.
     """
     work = _Work(hub, items, root, known)
-    work.require_room(spare_bytes)
+    require_room(items, root, spare_bytes)
     if hub.offline:
         work.require_all_here()
     sha256, new = work.run(jobs, on_transfer)
@@ -192,10 +192,45 @@ def fetch(
     for item in new:
         target = root / item.target
         target.parent.mkdir(parents=True, exist_ok=True)
-        work.whole(item).replace(target)
+        _whole(item, root).replace(target)
         flush(target.parent)
-    shutil.rmtree(work.staging, ignore_errors=True)
+    shutil.rmtree(_staging(root), ignore_errors=True)
     return Fetched(sha256=sha256, files=len(new), bytes=sum(item.file.bytes for item in new))
+
+
+def require_room(items: Sequence[Item], root: Path, spare_bytes: int) -> None:
+    """Raise InfraError if the disk cannot take what of the items is still to come and `spare_bytes` besides."""
+    coming = sum(_missing_bytes(item, root) for item in items)
+    free = shutil.disk_usage(next(path for path in root.parents if path.is_dir())).free
+    if coming + spare_bytes > free:
+        unpacking = f", and {_gigabytes(spare_bytes)} for unpacking them" if spare_bytes else ""
+        raise InfraError(
+            f"the disk of {root.parent} is too small: {_gigabytes(coming)} of files are still to come"
+            f"{unpacking}, but only {_gigabytes(free)} are free; make room, or put the folder on another disk"
+        )
+
+
+def _staging(root: Path) -> Path:
+    return root.with_name(f".{root.name}.fetching")
+
+
+def _whole(item: Item, root: Path) -> Path:
+    """Where the item's file waits until all are there: it bears this name only once its digest was found right."""
+    return _staging(root) / f"{item.target}.{item.file.name}"
+
+
+def _part(item: Item, root: Path) -> Path:
+    """Where it grows."""
+    return _staging(root) / f"{item.target}.{item.file.name}.part"
+
+
+def _missing_bytes(item: Item, root: Path) -> int:
+    """How many bytes of the item are still to come, as far as sizes say."""
+    for path in (root / item.target, _whole(item, root)):
+        if path.is_file() and path.stat().st_size == item.file.bytes:
+            return 0
+    part = _part(item, root)
+    return max(0, item.file.bytes - (part.stat().st_size if part.is_file() else 0))
 
 
 class _Work:
@@ -203,49 +238,21 @@ class _Work:
 
     def __init__(self, hub: Hub, items: Sequence[Item], root: Path, known: Mapping[str, str]) -> None:
         self.hub, self.items, self.root = hub, items, root
-        self.staging = root.with_name(f".{root.name}.fetching")
         self._known = known
         self._counting = threading.Lock()
         self._done = Transfer(
-            bytes_done=sum(item.file.bytes - self.missing_bytes(item) for item in items),
+            bytes_done=sum(item.file.bytes - _missing_bytes(item, root) for item in items),
             bytes_total=sum(item.file.bytes for item in items),
             files_done=0,
             files_total=len(items),
         )
-
-    def whole(self, item: Item) -> Path:
-        """Where the item's file waits until all are there: it bears this name only once its digest was found right."""
-        return self.staging / f"{item.target}.{item.file.name}"
-
-    def part(self, item: Item) -> Path:
-        """Where it grows."""
-        return self.staging / f"{item.target}.{item.file.name}.part"
-
-    def missing_bytes(self, item: Item) -> int:
-        """How many bytes are still to come, as far as sizes say."""
-        for path in (self.root / item.target, self.whole(item)):
-            if path.is_file() and path.stat().st_size == item.file.bytes:
-                return 0
-        part = self.part(item)
-        return max(0, item.file.bytes - (part.stat().st_size if part.is_file() else 0))
-
-    def require_room(self, spare_bytes: int) -> None:
-        """Raise InfraError if the disk cannot take what is still to come and `spare_bytes` besides."""
-        coming = sum(map(self.missing_bytes, self.items))
-        free = shutil.disk_usage(next(path for path in self.root.parents if path.is_dir())).free
-        if coming + spare_bytes > free:
-            unpacking = f", and {_gigabytes(spare_bytes)} for unpacking them" if spare_bytes else ""
-            raise InfraError(
-                f"the disk of {self.root.parent} is too small: {_gigabytes(coming)} of files are still to come"
-                f"{unpacking}, but only {_gigabytes(free)} are free; make room, or put the folder on another disk"
-            )
 
     def require_all_here(self) -> None:
         """Raise MissingError, naming the first, for files that could only come from the hub."""
         missing = [
             item
             for item in self.items
-            if self.missing_bytes(item) and self.hub.cached(item.source, item.commit, item.path) is None
+            if _missing_bytes(item, self.root) and self.hub.cached(item.source, item.commit, item.path) is None
         ]
         if missing:
             raise self._absent(missing)
@@ -279,7 +286,7 @@ class _Work:
 
     def _get(self, item: Item, count: Callable[[int], None]) -> tuple[str, bool]:
         """The item's SHA-256, and whether it is new: then it lies whole in the staging folder."""
-        here, whole, part = self.root / item.target, self.whole(item), self.part(item)
+        here, whole, part = self.root / item.target, _whole(item, self.root), _part(item, self.root)
         if here.is_file() and here.stat().st_size == item.file.bytes:
             known = self._known.get(item.target)
             if known is not None and known == item.file.sha256:
