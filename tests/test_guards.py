@@ -250,7 +250,8 @@ def test_every_command_is_explained_to_operators() -> None:
 def test_commands_that_texts_name_exist() -> None:
     """Advice that names a command or an option which is not there makes a bad moment worse."""
     known = {
-        name: {option for each in command.params for option in each.opts} for name, command, _ in reference.commands()
+        name: {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        for name, command, _ in reference.commands()
     }
     root = known["ranker"]
     seen = 0
