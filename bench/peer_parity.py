@@ -164,7 +164,7 @@ def initial_weights(found: Findings, ours: Ours, run: dict[str, Any]) -> None:
         recipe=ours.recipe,
         init_key="fresh",
     )
-    own = {name.replace("projector", "audio_projector"): weight for name, weight in fresh.named_parameters()}
+    own = {name.replace("projector", "audio_projector"): weight.detach() for name, weight in fresh.named_parameters()}
     ratios, zero = {}, True
     for name, value in run["initial"].items():
         if "lora_B" in name:
