@@ -104,6 +104,10 @@ GIVEN_WRONG = {
 BARE = "def __init__(self):\n    torch.nn.Module.__init__(self)\n"
 SET = "def __init__(self):\n    super().__init__()\n    self.output_dim = {value}\n"
 FORWARD = "def forward(self, audio, {mask}):\n    {first}\n    return frames_of(audio), None\n"
+LOOK = (
+    "assert audio.dtype is torch.float32 and not (self.training or torch.is_grad_enabled())\n"
+    "    assert mask is None or (mask.dtype is torch.int32 and mask.shape == audio.shape and mask[0].sum() > 15000)"
+)
 BODIES_RIGHT = {
     "an old attribute": "sampling_rate = 32000",
     "output_dim as a property": BARE + "@property\ndef output_dim(self):\n    return 4\n",
@@ -111,6 +115,7 @@ BODIES_RIGHT = {
     "another name for the mask": FORWARD.format(mask="attend", first="pass"),
     "a third parameter with a default": FORWARD.format(mask="mask, rate=16000", first="pass"),
     "any number of parameters": "def forward(self, *inputs):\n    return frames_of(inputs[0]), None\n",
+    "a look at what it is given": FORWARD.format(mask="mask", first=LOOK),
     "gradients switched on": FORWARD.format(mask="mask", first="torch.set_grad_enabled(True)"),
 }
 BODIES_WRONG = {
