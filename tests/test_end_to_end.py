@@ -446,7 +446,7 @@ def test_an_interrupted_evaluation_ends_as_if_nothing_had_been(
 
 def test_data_that_changed_is_found(own_copy: Path) -> None:
     """Attacks a benchmark by one flipped byte: `data verify` names the shard, and exit code 1 says: our fault."""
-    assert ranker(own_copy, "data", "verify") == "tiny: as built\n"
+    assert ranker(own_copy, "data", "verify") == "tiny: as recorded\n"
     shard = own_copy / "data/tiny/test.tar"
     content = bytearray(shard.read_bytes())
     content[2000] ^= 1
