@@ -28,7 +28,7 @@ LAYERS = """
     data db hidden metrics
     queue sandbox scoring
     executors inspection job lalm lineup scoretable uncertainty
-    board conditions doctor estimate intake provision
+    board conditions doctor estimate intake provision weights
     calibration
     evaluation site
     comparison overview worker
