@@ -22,7 +22,6 @@ from ranker.types import (
     MetricName,
     Part,
     Precision,
-    SandboxName,
     TrackKind,
     Trained,
     Weighting,
@@ -34,11 +33,13 @@ Folder = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 Share = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Values as they were written down: frozen, and with no field that nobody knows."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TrainSplit(_Strict):
+class TrainSplit(Strict):
     """What the language model is trained on for one task.
 
     `shards` are paths under the benchmark's data folder, with braces as in bash; `key` lists fields of a clip's JSON
@@ -52,7 +53,7 @@ class TrainSplit(_Strict):
     mixture_weight: Share | None = None
 
 
-class TestSplit(_Strict):
+class TestSplit(Strict):
     """What one task is scored on. `max_new_tokens` caps a generated answer below the recipe's own cap."""
 
     shards: tuple[str, ...] = Field(min_length=1)
@@ -61,7 +62,7 @@ class TestSplit(_Strict):
     max_new_tokens: int | None = Field(default=None, ge=1)
 
 
-class Repository(_Strict):
+class Repository(Strict):
     """A dataset repository of the hub. `revision` is a commit, or a branch or tag: what that stood for at the first
     fetch is recorded in the lock file, and holds from then on.
     """
@@ -70,7 +71,7 @@ class Repository(_Strict):
     revision: str = Field(min_length=1)
 
 
-class RankedTask(_Strict):
+class RankedTask(Strict):
     """One column of a ranking: all that a raw score's weight in it depends on. Changing any of it needs no new run.
 
     `metric` is the raw score's name. `test_items` is needed where the track says `weights: test_items`.
@@ -133,7 +134,7 @@ class Task(RankedTask):
         return self.model_dump(mode="json", include={"name", "metric", "num_classes", "train", "test"})
 
 
-class RankedTrack(_Strict):
+class RankedTrack(Strict):
     """Tasks that share one ranking.
 
     Track score: with `group_weights`, the weighted mean of the groups' own (task-weighted) means; without, the task-
@@ -225,7 +226,7 @@ class Track(RankedTrack):
         return tuple(task for task in self.tasks if task.enabled)
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """How the audio language model is trained and asked. The defaults are the challenge's (docs/protocol.md, section
     2).
     """
@@ -295,7 +296,7 @@ class TrackPart:
     tasks: tuple[Task, ...]
 
 
-class RankedBenchmark(_Strict):
+class RankedBenchmark(Strict):
     """A way to rank scores that were made elsewhere, without data and recipe. A file under configs/ that says
     `ranking_only: true`.
     """
@@ -396,54 +397,6 @@ class Benchmark(RankedBenchmark):
 
 def _trained_on(part: TrackPart) -> list[dict[str, Any]]:
     return [task.model_dump(mode="json", include={"name", "train"}) for task in part.mixture.tasks]
-
-
-class Limits(_Strict):
-    """What a sandboxed encoder may use. The defaults are the challenge's machine (16 GB GPU, 12 GB RAM)."""
-
-    memory_gb: Share = 12.0
-    gpu_memory_gb: Share = 16.0
-    cpus: Share = 2.0
-    pids: int = Field(default=128, ge=8)
-    scratch_mb: int = Field(default=256, ge=1)
-    log_kb: int = Field(default=1024, ge=1)
-    load_timeout_s: Share = 300.0
-    call_timeout_s: Share = 120.0
-
-
-class ArchiveLimits(_Strict):
-    """What a ZIP may hold."""
-
-    max_unpacked_bytes: int = Field(default=20_000_000_000, ge=1)
-    max_entries: int = Field(default=50_000, ge=1)
-    max_ratio: Share = 200.0
-    ratio_floor_bytes: int = Field(default=100_000_000, ge=0, description="the ratio is not looked at below this size")
-    max_depth: int = Field(default=32, ge=1)
-    max_path_length: int = Field(default=240, ge=1, description="UTF-8 bytes of one entry's whole path")
-
-
-class ReportLimits(_Strict):
-    """What a technical report may be."""
-
-    max_pages: int = Field(default=6, ge=1)
-    max_bytes: int = Field(default=50_000_000, ge=1)
-
-
-class Service(_Strict):
-    """How one home is run: configs/service.yaml."""
-
-    benchmark: Name = "mini"
-    sandbox: SandboxName = SandboxName.AUTO
-    docker_image: str = "ranker-encoder:latest"
-    limits: Limits = Limits()
-    archive: ArchiveLimits = ArchiveLimits()
-    report: ReportLimits = ReportLimits()
-    lease_s: Share = Field(
-        default=120.0, description="a job whose worker was not heard of for so long is given to another"
-    )
-    infra_attempts: int = Field(default=5, ge=1, description="attempts of a job that fails by our own fault")
-    retry_delay_s: float = Field(default=10.0, ge=0, description="doubled with each attempt")
-    cpu_workers: int = Field(default=2, ge=1, description="worker processes on a machine without a GPU")
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -18,13 +18,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ranker import queue
-from ranker.config import Benchmark, Service, load, load_ranking
+from ranker.config import Benchmark, load, load_ranking
 from ranker.db.migrate import current_revision, head_revision
 from ranker.db.models import Job, Submission
 from ranker.db.session import connect, session
 from ranker.errors import RankerError
 from ranker.executors.local import driver_gpus, torch_has_cuda
 from ranker.home import Home, asset, model_cache
+from ranker.settings import Service
 from ranker.types import SandboxName, Status
 
 LEAST_FREE_GB = 2.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ranker.config import Service
 from ranker.home import Home
 from ranker.queue import Claim, NewScore
+from ranker.settings import Service
 from ranker.types import Progress
 
 

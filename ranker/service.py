@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from ranker import config
+from ranker import config, settings
 from ranker.db.session import open_database, session
 from ranker.errors import ConfigError, MissingError, UsageError
 from ranker.hidden import merged
@@ -64,9 +64,9 @@ class Ranker:
         return Ranker(self.home.root, file)
 
     @cached_property
-    def service(self) -> config.Service:
+    def service(self) -> settings.Service:
         """configs/service.yaml of the home, or the one that ships with ranker."""
-        return config.load(config.Service, self.home.config_path("service"))
+        return config.load(settings.Service, self.home.config_path("service"))
 
     def sandbox(self, asked: SandboxName | None) -> SandboxName:
         """Which sandbox is meant: what was asked for, or what the configuration says."""

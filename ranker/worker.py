@@ -25,13 +25,14 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ranker import queue
-from ranker.config import Service, load
+from ranker.config import load
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError, LeaseLostError, MissingError, OrganizerError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.job import JobContext, Outcome, SubmissionSnapshot, run_folder
 from ranker.queue import Claim
+from ranker.settings import Service
 from ranker.types import Fault, JobKind, Progress, Status
 
 log = logging.getLogger("ranker.worker")

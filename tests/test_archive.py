@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import is_killed_at
 
-from ranker.config import ArchiveLimits
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.intake.archive import MAX_REASONS, Unpacked, unpack
+from ranker.settings import ArchiveLimits
 
 LIMITS = ArchiveLimits()
 ENCODER = b"class TinyEncoder: ...\n"

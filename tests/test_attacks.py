@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ranker.config import Limits
 from ranker.errors import InfraError, ParticipantError
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import Audio, Encoder, EncoderSpec, Features
@@ -24,6 +23,7 @@ from ranker.sandbox.client import EncoderClient
 from ranker.sandbox.contract import MAX_MAGNITUDE, max_feature_bytes
 from ranker.sandbox.serving import ServedSandbox
 from ranker.sandbox.witness import SAMPLES, Witness, confirm
+from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
 ATTACKS = Path(__file__).parent / "attacks"

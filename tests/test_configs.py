@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ranker.config import Benchmark, Recipe, Service, Task, is_ranking_only, load, load_ranking
+from ranker.config import Benchmark, Recipe, Task, is_ranking_only, load, load_ranking
 from ranker.data.shards import expand_braces
+from ranker.settings import Service
 from ranker.types import Group, Part, TrackKind
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from ranker import queue
-from ranker.config import Service
 from ranker.db.models import Submission
 from ranker.db.session import open_database, session
 from ranker.doctor import _CHECKS, Finding, Verdict, _examine, _Patient, examine
 from ranker.home import Home
+from ranker.settings import Service
 from ranker.types import JobKind, SandboxName
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
@@ -199,7 +199,7 @@ def test_an_exploitable_toolkit_is_named(
 
 def test_doctor_loads_no_torch(home: Home) -> None:
     """Attacks start-up time: the command line imports doctor, and doctor judges torch without loading it."""
-    code = "import sys; from pathlib import Path; from ranker.config import Service; from ranker.home import Home; "
+    code = "import sys; from pathlib import Path; from ranker.settings import Service; from ranker.home import Home; "
     code += "from ranker.doctor import examine; findings = examine(Home(root=Path(sys.argv[1])), Service()); "
     code += "assert len(findings) > 10; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, str(home.root)], check=False).returncode == 0

@@ -23,13 +23,14 @@ from safetensors.torch import load_file
 from tones import tone
 
 from ranker import evaluation
-from ranker.config import Benchmark, Service, load
+from ranker.config import Benchmark, load
 from ranker.data import store
 from ranker.data.shards import write_shard
 from ranker.home import Home
 from ranker.lalm.curriculum import Sample, curriculum
 from ranker.sandbox.bubblewrap import Bubblewrap
 from ranker.service import Ranker, Wanted
+from ranker.settings import Service
 from ranker.types import JobKind
 from ranker.worker import EXIT_DONE, StopSignal, work
 

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ranker.cli import main
 from ranker.cli.estimate import duration
-from ranker.config import Benchmark, Recipe, Service
+from ranker.config import Benchmark, Recipe
 from ranker.data.shards import scored_clips
 from ranker.errors import InfraError
 from ranker.estimate import Estimate, Span, to_json
@@ -36,6 +36,7 @@ from ranker.lalm.model import AudioLanguageModel, Example
 from ranker.metrics import Pair
 from ranker.sandbox.base import Audio
 from ranker.sandbox.base import Features as Frames
+from ranker.settings import Service
 from ranker.types import EncoderSource, MetricName, Part, SandboxName, Stage
 
 EXAMPLES = Path(__file__).parent.parent / "submissions" / "examples"

@@ -20,7 +20,7 @@ import yaml
 from tones import tone, write_tones
 
 from ranker.conditions import condition_for
-from ranker.config import Benchmark, Service
+from ranker.config import Benchmark
 from ranker.data import store
 from ranker.data.shards import write_shard
 from ranker.errors import InfraError, OrganizerError, ParticipantError
@@ -31,6 +31,7 @@ from ranker.job import JobContext, Outcome, SubmissionSnapshot, run_folder
 from ranker.lalm.decoder import STAND_IN_DECODER
 from ranker.metrics import reweighted
 from ranker.queue import Claim, job_key
+from ranker.settings import Service
 from ranker.types import Condition, JobKind, MetricName, Progress, SandboxName, Stage, digest_json
 
 STEPS = 4

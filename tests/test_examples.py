@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ranker.config import ArchiveLimits, Limits, ReportLimits
 from ranker.errors import ParticipantError
 from ranker.intake.archive import unpack
 from ranker.intake.report import inspect_report
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.bubblewrap import Bubblewrap
 from ranker.sandbox.check import SHORT_CLIPS_S, check_encoder, find_encoder
+from ranker.settings import ArchiveLimits, Limits, ReportLimits
 
 ROOT = Path(__file__).parent.parent
 PACKER = ROOT / "submissions" / "examples" / "pack.py"

@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy import Engine, select
 
 from ranker import queue
-from ranker.config import Service
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError, OrganizerError
 from ranker.executors.local import Gpu, _environments, driver_gpus, gpus, run, torch_has_cuda
 from ranker.home import Home
+from ranker.settings import Service
 from ranker.types import Fault, JobKind, Status
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
@@ -188,7 +188,7 @@ def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Ho
     code = textwrap.dedent(
         f"""
         from pathlib import Path
-        from ranker.config import Service
+        from ranker.settings import Service
         from ranker.executors.local import run
         from ranker.home import Home
         run(Home(root=Path({str(home.root)!r})), Service(retry_delay_s=0), {ids!r}, workers=1, command={worker!r})

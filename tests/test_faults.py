@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ranker.config import Limits
 from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, judge_engine, plain
+from ranker.settings import Limits
 from ranker.types import Fault
 
 LIMITS = Limits(memory_gb=12, call_timeout_s=60, load_timeout_s=300)

@@ -24,7 +24,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 # Rooms from the ground up. Each may use those of the lines above its own, and nothing else of ranker.
 LAYERS = """
     baseline durable errors home types
-    config manifest
+    config
+    manifest settings
     data db hidden metrics
     queue sandbox scoring
     executors inspection job lalm lineup scoretable uncertainty

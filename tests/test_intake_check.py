@@ -13,7 +13,6 @@ import pypdf
 import pytest
 from sqlalchemy import Engine, select
 
-from ranker.config import Service
 from ranker.db.models import Job
 from ranker.db.session import open_database, session
 from ranker.errors import ParticipantError
@@ -28,6 +27,7 @@ from ranker.sandbox.client import Confined
 from ranker.sandbox.environment import Launch
 from ranker.sandbox.none import NoSandbox
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Service
 from ranker.types import EncoderSource, Fault, Progress, SandboxName, Stage, Status
 from ranker.worker import StopSignal, work
 

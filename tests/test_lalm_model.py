@@ -119,7 +119,9 @@ def test_half_a_download_of_the_decoder_is_missing(tmp_path: Path, monkeypatch: 
     folder = tmp_path / decoders.CHALLENGE_DECODER
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
-    with pytest.raises(MissingError, match=r"config\.json, tokenizer_config\.json, tokenizer\.json expected in .*data fetch"):
+    with pytest.raises(
+        MissingError, match=r"config\.json, tokenizer_config\.json, tokenizer\.json expected in .*data fetch"
+    ):
         decoders.locate(decoders.CHALLENGE_DECODER)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pypdf
 import pytest
 
-from ranker.config import ReportLimits
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.intake import report
 from ranker.intake.report import inspect_report
+from ranker.settings import ReportLimits
 
 LIMITS = ReportLimits()
 

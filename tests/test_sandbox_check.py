@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox import probes, seccomp
 from ranker.sandbox.backends import backend
@@ -19,6 +18,7 @@ from ranker.sandbox.check import CheckResult, check_encoder, choose, find_encode
 from ranker.sandbox.contract import CallReport, FileReport, Raised, ValueReport, frames_allowed
 from ranker.sandbox.environment import covered, python_folders
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
 LIMITS = Limits(load_timeout_s=60, call_timeout_s=60)

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ranker.config import Limits
 from ranker.errors import MissingError, ParticipantError
 from ranker.sandbox import owner
 from ranker.sandbox.backends import backend
@@ -28,6 +27,7 @@ from ranker.sandbox.base import Audio, Encoder, EncoderSpec
 from ranker.sandbox.client import EncoderClient
 from ranker.sandbox.memory import MemorySource
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
 BACKENDS = [SandboxName.NONE, SandboxName.BUBBLEWRAP, SandboxName.DOCKER]
@@ -417,7 +417,7 @@ def test_writing_to_the_servers_socket_is_nonsense(tmp_path: Path) -> None:
 OWNER = """
 import sys
 from pathlib import Path
-from ranker.config import Limits
+from ranker.settings import Limits
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import EncoderSpec
 from ranker.types import EncoderSource, SandboxName

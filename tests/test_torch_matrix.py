@@ -17,10 +17,10 @@ import contract_cases
 import numpy as np
 import pytest
 
-from ranker.config import Limits
 from ranker.sandbox.base import EncoderSpec, Features
 from ranker.sandbox.check import CheckResult, check_encoder, contract_violations, probe_clip
 from ranker.sandbox.none import NoSandbox
+from ranker.settings import Limits
 from ranker.types import EncoderSource
 
 VARIABLE = "RANKER_TORCH_PYTHONS"

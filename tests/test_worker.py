@@ -18,7 +18,6 @@ import pytest
 from sqlalchemy import Engine, select
 
 from ranker import queue
-from ranker.config import Service
 from ranker.db.models import Job, Score, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import (
@@ -33,6 +32,7 @@ from ranker.errors import (
 from ranker.home import Home
 from ranker.job import JobContext, Outcome
 from ranker.queue import NewScore
+from ranker.settings import Service
 from ranker.types import Fault, JobKind, Progress, Stage, Status
 from ranker.worker import EXIT_DONE, EXIT_ORGANIZER, EXIT_STOPPED, StopSignal, blame, work
 

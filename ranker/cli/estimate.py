@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ranker.estimate.workload import Amount, TaskSize
 
 UNKNOWN = "unknown until fetched"
-_BAR = 24
+_BAR = 20
 _STAGES = {
     Stage.LOAD: "loading",
     Stage.ENCODE: "encoding",
@@ -130,9 +130,9 @@ def _sizes(value: Forecast) -> RenderableType:
 def _times(value: Forecast) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("stage")
-    table.add_column("expected", justify="right")
-    table.add_column("range", justify="right", style="dim")
-    table.add_column("")
+    table.add_column("expected", justify="right", no_wrap=True)
+    table.add_column("range", justify="right", style="dim", no_wrap=True)
+    table.add_column("", no_wrap=True)
     longest = max((span.expected for span in value.seconds.values() if span is not None), default=0.0)
     for stage, span in value.seconds.items():
         if span is None:
@@ -140,13 +140,13 @@ def _times(value: Forecast) -> RenderableType:
         else:
             table.add_row(_STAGES[stage], duration(span.expected), _range(span), _bar(span.expected, longest))
     total = value.total
-    name = "together" + (" (what is known)" if value.unknown else "")
+    name = "what is known" if value.unknown else "together"
     table.add_row(name, duration(total.expected), _range(total), "", style="bold")
     return table
 
 
 def _whole(value: Estimate, count: int) -> RenderableType:
-    known = "what is known of " if any(each.unknown for each in value.forecasts) else ""
+    known = "known of " if any(each.unknown for each in value.forecasts) else ""
     wall = value.wall(count)
     lines = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
     name = f"{known}one submission, job after job"

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from ranker.config import Limits, Recipe, Service
+from ranker.config import Recipe
 from ranker.errors import InfraError
 from ranker.estimate.flops import Row
 from ranker.executors.local import THREAD_VARIABLES, Gpu
 from ranker.lalm.features import Excerpt
 from ranker.metrics import Pair
+from ranker.settings import Limits, Service
 from ranker.types import EncoderSource, MetricName, SandboxName
 
 COMMAND = (sys.executable, "-m", "ranker.estimate.measure")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ranker.config import Benchmark, Recipe, Service, TrackPart
+from ranker.config import Benchmark, Recipe, TrackPart
 from ranker.data.shards import scored_clips
 from ranker.errors import MissingError
 from ranker.estimate.crew import Crew, EncoderFacts, EncoderTrial, Measured, MetricTrial, Trial
@@ -28,6 +28,7 @@ from ranker.executors.local import gpus
 from ranker.home import Home
 from ranker.lalm import decoder as decoders
 from ranker.metrics import Pair
+from ranker.settings import Service
 from ranker.types import SandboxName
 
 ASSUMED_FEATURES = Features(output_dim=768, frames_per_s=50.0, batch_invariant=True)
@@ -237,4 +238,4 @@ def _assumptions(
     if any(work.missing is None for work in works):
         yield "answers as long as the references; the range reaches to one in each batch that goes on to its cap"
     if found:
-        yield f"what {len(found)} processes did at the same time on this machine for a minute goes on like that"
+        yield "what this machine did for a minute goes on like that"

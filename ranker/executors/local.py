@@ -19,11 +19,11 @@ from typing import IO
 from sqlalchemy import Engine, select
 
 from ranker import queue
-from ranker.config import Service
 from ranker.db.models import Job
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError, OrganizerError
 from ranker.home import Home
+from ranker.settings import Service
 from ranker.types import Fault, Status
 
 WORKER_COMMAND = (sys.executable, "-m", "ranker.worker")

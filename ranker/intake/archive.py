@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranker.config import ArchiveLimits
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.intake.staging import flush_tree, place, staging_folder
+from ranker.settings import ArchiveLimits
 
 MAX_REASONS = 20
 _CHUNK = 1 << 20

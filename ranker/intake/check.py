@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ranker.config import Service
 from ranker.errors import ParticipantError
 from ranker.home import Home
 from ranker.intake.archive import Unpacked, unpack
@@ -18,6 +17,7 @@ from ranker.sandbox.backends import open_sandbox
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import check_encoder, find_encoder
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Service
 from ranker.types import Progress, Stage
 
 

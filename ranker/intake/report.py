@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranker.config import ReportLimits
 from ranker.errors import InfraError, ParticipantError, UsageError
+from ranker.settings import ReportLimits
 
 MEMORY_BYTES = 1 << 30
 CPU_S = 20

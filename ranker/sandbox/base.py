@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ranker.config import Limits
+from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
 SAMPLE_RATE_HZ = 16_000

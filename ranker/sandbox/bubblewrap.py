@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ranker.config import Limits
 from ranker.errors import MissingError
 from ranker.sandbox import seccomp
 from ranker.sandbox.base import Availability
@@ -35,6 +34,7 @@ from ranker.sandbox.environment import (
     server_file,
 )
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Limits
 from ranker.types import SandboxName
 
 TMP = Path("/tmp")  # noqa: S108  inside the sandbox

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranker.config import Limits
 from ranker.sandbox.owner import is_dead, owner_token
+from ranker.settings import Limits
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "ranker"

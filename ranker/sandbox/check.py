@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, EncoderSpec, Features
 from ranker.sandbox.client import EncoderClient
@@ -25,6 +24,7 @@ from ranker.sandbox.faults import plain
 from ranker.sandbox.memory import PeakMemory
 from ranker.sandbox.probes import LONG_CLIP_S
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Limits
 from ranker.types import EncoderSource
 
 MAX_PYTHON_FILES = 60

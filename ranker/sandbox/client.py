@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
-from ranker.config import Limits, Recipe
+from ranker.config import Recipe
 from ranker.errors import ParticipantError
 from ranker.sandbox import wire
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
@@ -31,6 +31,7 @@ from ranker.sandbox.contract import (
 )
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence
 from ranker.sandbox.memory import PeakMemory
+from ranker.settings import Limits
 from ranker.types import EncoderSource
 
 DEFAULT_MAX_FRAMES: int = Recipe.model_fields["max_frames"].default

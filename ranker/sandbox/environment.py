@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranker.config import Limits
+from ranker.settings import Limits
 
 SUBMISSION = "/submission"  # the unpacked tree, read-only
 SERVER = "/server/encoder_server.py"

@@ -10,8 +10,8 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ranker.config import Limits
 from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, RankerError
+from ranker.settings import Limits
 from ranker.types import Fault
 
 LOG_TAIL_CHARACTERS = 300

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import Availability, Encoder, EncoderSpec
 from ranker.sandbox.client import DEFAULT_MAX_FRAMES, Confined, EncoderClient, accept
 from ranker.sandbox.contract import changed_output_dim
 from ranker.sandbox.environment import Launch, threads_for
 from ranker.sandbox.owner import make_folder, reap_folders
+from ranker.settings import Limits
 from ranker.types import SandboxName
 
 START_TIMEOUT_S = 180.0  # importing torch from a cold disk, on a machine that is busy

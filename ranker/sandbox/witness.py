@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ranker.config import Limits
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Encoder, EncoderSpec, Features, Sandbox
 from ranker.sandbox.check import TOLERANCE, near
+from ranker.settings import Limits
 
 SAMPLES = 8
 # Looser than the check's: real clips in real batches round further than two probes, and a refusal here comes late.
