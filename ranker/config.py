@@ -277,11 +277,12 @@ class Recipe(Strict):
 
     def trained(self) -> dict[str, Any]:
         """The fields that trained weights depend on."""
-        return self.model_dump(mode="json", exclude=set(_MACHINE | _ASKING))
+        return self.model_dump(mode="json", exclude=set(_MACHINE | _ASKING | _LIMITING))
 
 
 _MACHINE = frozenset({"checkpoint_every", "feature_cache_gb", "threads", "metric_models"})
 _ASKING = frozenset({"repetition_penalty", "max_new_tokens"})
+_LIMITING = frozenset({"max_frames"})
 SHARED_BY_PARTS = frozenset({"decoder", "decoder_layers", "precision", "seed"})
 """Fields of the recipe that must be the same for all parts of a track."""
 

@@ -88,6 +88,7 @@ def data_fetch(
     out.print(Text(f"{data.files} shards of {size}, {data.new_files} of {new} new{pinned}"))
     if data.incomplete:
         err.print(Text(f"not fetched yet, for lack of being asked for: {', '.join(data.incomplete)}"))
+    err.print(Text(f"next: `ranker data inspect {name}` decodes each clip once and says what would spoil a score"))
 
 
 @data_app.command("verify")
