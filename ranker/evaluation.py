@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -30,14 +31,15 @@ from ranker.job import JobContext, Outcome
 from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
 from ranker.lalm.curriculum import Sample, curriculum
-from ranker.lalm.features import FeatureStore, calls
+from ranker.lalm.features import FeatureStore, calls, encode_secretly, shuffled
 from ranker.lalm.model import AudioLanguageModel, Example
+from ranker.lalm.order import SecretOrder
 from ranker.lalm.train import adopt, latest_checkpoint, train
 from ranker.manifest import hardware, peak_memory_gb, software, write_manifest
 from ranker.metrics import Pair, blind_answer, blind_value
 from ranker.metrics import evaluate as compute_metric
 from ranker.queue import NewScore
-from ranker.sandbox.backends import open_sandbox
+from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.witness import Witness, confirm
 from ranker.types import Condition, EncoderSource, Part, Progress, SandboxName, Stage
@@ -71,6 +73,11 @@ class _Run:
     @property
     def folder(self) -> Path:
         return self.context.run_folder
+
+    @property
+    def order(self) -> SecretOrder:
+        """In which order the encoder gets its calls: the same in all attempts of the job."""
+        return SecretOrder.of_job(self.folder.parent)
 
     @property
     def siblings(self) -> Path:
@@ -111,11 +118,8 @@ def _evaluate(run: _Run, source: EncoderSource, started_at: datetime) -> Outcome
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     service, recipe = context.service, run.part.recipe
-    sandbox = open_sandbox(
-        service.sandbox if run.condition.sandboxed else SandboxName.NONE,
-        image=service.docker_image,
-        home=context.home.root,
-    )
+    name = service.sandbox if run.condition.sandboxed else SandboxName.NONE
+    sandbox = open_configured(service, context.home.root, name=name)
     tree = context.home.submissions / context.submission.digest / "tree"
     _require_same_tree(context, tree)
     spec = EncoderSpec(
@@ -130,7 +134,7 @@ def _evaluate(run: _Run, source: EncoderSource, started_at: datetime) -> Outcome
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
     with sandbox.start(spec, service.limits) as started:
-        encoder = Witness(started)
+        encoder = Witness(started, service.probes)
         model = AudioLanguageModel(network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.key)
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
@@ -139,7 +143,13 @@ def _evaluate(run: _Run, source: EncoderSource, started_at: datetime) -> Outcome
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
     run.lap(Stage.CHECK)
-    facts = {"sandbox": sandbox.name, "threads": threads, "weights": weights, "started_at": _iso(started_at)}
+    facts = {
+        "sandbox": sandbox.name,
+        "threads": threads,
+        "weights": weights,
+        "probes": encoder.probed.to_json(),
+        "started_at": _iso(started_at),
+    }
     digest = write_manifest(run.folder, _manifest(run, scores) | facts)
     folder = str(run.folder.relative_to(context.home.root))
     return Outcome(result={"run": folder, "manifest_digest": digest}, scores=tuple(scores))
@@ -294,7 +304,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
     store = FeatureStore(
         data=run.data,
         encoder=encoder,
-        plan=calls(excerpts.values(), batch_invariant=run.batch_invariant),
+        plan=shuffled(calls(excerpts.values(), batch_invariant=run.batch_invariant), run.order),
         path=run.folder / "features.f32",
         max_bytes=int(recipe.feature_cache_gb * 1e9),
     )
@@ -304,6 +314,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
         return Example(features=store.get(sample.excerpt), prompt=model.tokenize(sample.prompt), target=target)
 
     with store:
+        encoder.begin_stage("training", len(excerpts))
         store.fill(lambda done, total: report(Progress(stage=Stage.ENCODE, done=done, total=total)))
         encoder.end_stage(run.folder, "training")
         if recipe.feature_standardize:
@@ -350,6 +361,7 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness)
     recipe, report = run.part.recipe, run.context.report
     clips = scored_clips(run.data, task.test.shards, task.test.key)
     report(Progress(stage=Stage.GENERATE, task=task.name, done=0, total=len(clips)))
+    encoder.begin_stage(f"task-{task.name}", len(clips))
     answers = answer(
         model,
         encoder,
@@ -360,6 +372,15 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness)
         recipe=recipe,
         batch_invariant=run.batch_invariant,
         on_progress=lambda done: report(Progress(stage=Stage.GENERATE, task=task.name, done=done, total=len(clips))),
+        encode=partial(
+            encode_secretly,
+            order=run.order,
+            path=run.folder / "features.f32",
+            max_bytes=int(recipe.feature_cache_gb * 1e9),
+            on_progress=lambda done, total: report(
+                Progress(stage=Stage.ENCODE, task=task.name, done=done, total=total)
+            ),
+        ),
     )
     encoder.end_stage(run.folder, f"task-{task.name}")
     run.lap(Stage.GENERATE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ranker.config import Name, Share, Strict
@@ -19,6 +21,7 @@ class Limits(Strict):
     log_kb: int = Field(default=1024, ge=1)
     load_timeout_s: Share = 300.0
     call_timeout_s: Share = 120.0
+    run_timeout_s: Share = Field(default=172_800.0, description="all loading and calls of one job together")
 
 
 class ArchiveLimits(Strict):
@@ -39,15 +42,75 @@ class ReportLimits(Strict):
     max_bytes: int = Field(default=50_000_000, ge=1)
 
 
+class BuildPhase(Strict):
+    """How a submission's requirements.txt is installed at intake."""
+
+    index_url: str = "https://pypi.org/simple"
+    index_hosts: tuple[str, ...] = Field(
+        default=("files.pythonhosted.org",), description="beside the index itself: where it says that files lie"
+    )
+    allow_source: bool = Field(default=False, description="wheels only, unless true; then code of packages runs")
+    max_download_bytes: int = Field(default=20_000_000_000, ge=1)
+    max_bytes: int = Field(default=20_000_000_000, ge=1, description="of what is installed, with pip's own files")
+    timeout_s: Share = 1800.0
+
+
+class WeightsPhase(Strict):
+    """How an encoder that finds no weights in its ZIP may fetch them, once, at intake."""
+
+    hub_url: str = "https://huggingface.co"
+    hub_hosts: tuple[str, ...] = Field(
+        default=(
+            "us.aws.cdn.hf.co",
+            "us.gcp.cdn.hf.co",
+            "cdn-lfs.hf.co",
+            "cdn-lfs-us-1.hf.co",
+            "cdn-lfs-eu-1.hf.co",
+            "cdn-lfs.huggingface.co",
+            "cas-bridge.xethub.hf.co",
+        ),
+        description="beside the hub itself: where it says that files lie",
+    )
+    max_bytes: int = Field(default=20_000_000_000, ge=1, description="carried, and kept")
+    timeout_s: Share = 3600.0
+
+
+class Probes(Strict):
+    """How often an encoder is asked again, in the running process, for a clip that it has encoded before."""
+
+    one_in: int = Field(default=500, ge=1, description="clips for each one that is asked for again")
+    at_least: int = Field(default=3, ge=0, description="in each stage, if it has as many clips")
+
+
+class AuditSettings(Strict):
+    """How `ranker audit` changes clips, and by how much a score may fall before it says so."""
+
+    clips: int = Field(default=200, ge=1, description="test clips of each task that are asked again")
+    fewest_clips: int = Field(default=20, ge=1, description="no verdict is given on fewer")
+    shift_ms: tuple[Share, Share] = (3.0, 25.0)
+    gain_db: tuple[Share, Share] = (0.5, 1.5)
+    allowed_drop: Share = Field(default=0.2, description="of a raw score; see docs/results/audit.md")
+    false_alarms: Share = Field(default=0.01, lt=1, description="chance that an honest encoder is suspected at all")
+
+
 class Service(Strict):
     """How one home is run: configs/service.yaml."""
 
     benchmark: Name = "mini"
     sandbox: SandboxName = SandboxName.AUTO
     docker_image: str = "ranker-encoder:latest"
+    docker_runtime: Literal["runc", "runsc"] | None = Field(default=None, description="None: the engine's own default")
+    docker_remap: bool = Field(default=False, description="refuse an engine that does not remap users")
     limits: Limits = Limits()
     archive: ArchiveLimits = ArchiveLimits()
     report: ReportLimits = ReportLimits()
+    build: BuildPhase = BuildPhase()
+    weights: WeightsPhase = WeightsPhase()
+    private_hosts: tuple[str, ...] = Field(
+        default=(), description="names that may stand for addresses of a private network: mirrors of one's own"
+    )
+    probes: Probes = Probes()
+    audit: AuditSettings = AuditSettings()
     lease_s: Share = Field(
         default=120.0, description="a job whose worker was not heard of for so long is given to another"
     )

@@ -12,6 +12,10 @@ from ranker.lalm.generate import generate
 from ranker.lalm.model import AudioLanguageModel
 from ranker.sandbox.base import Encoder, Features
 
+EncodeCalls = Callable[
+    [Path, Encoder, Sequence[tuple[Excerpt, ...]]], Iterator[tuple[tuple[Excerpt, ...], list[Features]]]
+]
+
 _TOGETHER = 64
 _TOGETHER_S = 400.0
 # An encoder with very many or very large frames takes longer, and no more memory than others.
@@ -31,12 +35,17 @@ def answer(
     recipe: Recipe,
     batch_invariant: bool,
     on_progress: Callable[[int], None],
+    encode: EncodeCalls = encode_calls,
 ) -> dict[str, str]:
-    """Clip id -> answer. Clips of like length are asked together, longest first; `on_progress(answered)`."""
+    """Clip id -> answer. Clips of like length are asked together, longest first; `on_progress(answered)`.
+
+    `encode` gives the features of the calls that it is given, in their order; in which order it makes them is its own
+    matter, since which clips are answered together does not hang on it.
+    """
     plan = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=batch_invariant)
     plan.reverse()
     answers: dict[str, str] = {}
-    for chunk in together(encode_calls(data, encoder, plan)):
+    for chunk in together(encode(data, encoder, plan)):
         features = [each for _, each in chunk]
         texts = generate(model, features, prompt=prompt, max_new_tokens=max_new_tokens, recipe=recipe)
         answers.update({excerpt.clip.id: text for (excerpt, _), text in zip(chunk, texts, strict=True)})

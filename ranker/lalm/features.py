@@ -19,6 +19,7 @@ import numpy as np
 from ranker.data.audio import crop_start, prepare
 from ranker.data.shards import Clip, read_audio
 from ranker.errors import OrganizerError
+from ranker.lalm.order import SecretOrder
 from ranker.sandbox.base import Audio, Encoder, Features
 
 _CALL_CLIPS = 16
@@ -125,6 +126,13 @@ class FeatureStore:
         size = frames * self._encoder.output_dim * 4
         return np.frombuffer(os.pread(self._file, size, offset), dtype=np.float32).reshape(frames, -1)
 
+    def get_call(self, call: tuple[Excerpt, ...]) -> list[Features]:
+        """Features of all excerpts of one call of the plan, which is encoded again, once, if there was no room."""
+        if all(excerpt.key in self._places for excerpt in call):
+            return [self.get(excerpt) for excerpt in call]
+        ((_, features),) = encode_calls(self._data, self._encoder, [call])
+        return features
+
     def _keep(self, call: Sequence[Excerpt], features: Sequence[Features]) -> bool:
         if self._end + sum(each.nbytes for each in features) > self._max_bytes:
             return False
@@ -151,6 +159,32 @@ def encode_calls(
             if index + 1 < len(plan):
                 ahead = reader.submit(_read, data, plan[index + 1])
             yield call, encoder.encode(audio)
+
+
+def shuffled(plan: Sequence[tuple[Excerpt, ...]], order: SecretOrder) -> list[tuple[Excerpt, ...]]:
+    """The same calls, each with the same excerpts, in the secret order."""
+    return order.shuffled(plan, [call[0].key for call in plan])
+
+
+def encode_secretly(
+    data: Path,
+    encoder: Encoder,
+    plan: Sequence[tuple[Excerpt, ...]],
+    *,
+    order: SecretOrder,
+    path: Path,
+    max_bytes: int,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[tuple[tuple[Excerpt, ...], list[Features]]]:
+    """What `encode_calls` gives, in the plan's order, of features that were encoded in the secret one.
+
+    They wait in a `FeatureStore` at `path`. What finds no room in `max_bytes` is encoded in the plan's order, by
+    length: the order is secret for as many clips as there is room for.
+    """
+    with FeatureStore(data=data, encoder=encoder, plan=shuffled(plan, order), path=path, max_bytes=max_bytes) as store:
+        store.fill(on_progress)
+        for call in plan:
+            yield call, store.get_call(call)
 
 
 def _read(data: Path, call: Sequence[Excerpt]) -> list[Audio]:

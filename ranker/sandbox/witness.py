@@ -1,43 +1,117 @@
-"""Whether an encoder did in the evaluation what it promised in the check: some clips are encoded again, alone.
+"""Whether an encoder does in the evaluation what it promised in the check: some clips are encoded again, alone.
 
 The check's clips can be told from a benchmark's. So an encoder could keep its promises there and break them later:
-count calls, look at the other clips of a batch, ask the clock. Of each stage of an evaluation (training, each task) a
-few clips, drawn so that nobody can foresee them, are kept with their features, and in the end encoded one by one, in
-another order, by a fresh process. Kept on disk: what a killed attempt did is looked at too, before its successor's
-score counts.
+count calls, look at the other clips of a batch, ask the clock. Two looks are taken at each stage of an evaluation
+(training, each task), both at clips and moments that nobody can foresee:
 
-Not covered: an encoder that cheats on less than a quarter of a stage's clips, and one that knows clips by heart.
+- probes, in the running process: at random moments a clip that was encoded before is encoded once more, alone;
+- the confirmation: a few clips of each stage are kept with their features, and in the end encoded one by one, in
+  another order, by a fresh process, which remembers nothing. Kept on disk: what a killed attempt did is looked at too,
+  before its successor's score counts.
+
+The first finds what depends on company, time or number of calls at once; the second also what a process remembers.
+`unseen` says how likely each misses an encoder that cheats on a share of the clips only. Neither finds one that knows
+clips by heart, and always answers them alike: `ranker audit` looks for that.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Encoder, EncoderSpec, Features, Sandbox
-from ranker.sandbox.check import TOLERANCE, near
-from ranker.settings import Limits
+from ranker.sandbox.check import TOLERANCE
+from ranker.settings import Limits, Probes
 
 SAMPLES = 8
 # Looser than the check's: real clips in real batches round further than two probes, and a refusal here comes late.
 WITNESS_TOLERANCE = 10 * TOLERANCE
-# Quantised features flip a whole code where a sum rounds the other way: rare in honest encoders, and not a quarter.
-MAX_DIFFERING = 0.25
+# Quantised features flip a whole code where a sum rounds the other way. So some clips of an honest encoder may differ;
+# more of them than an encoder with this share would have once in 500 times are a fault.
+HONEST_SHARE = 0.02
+HONEST_CHANCE = 0.002
 SUFFIX = ".witness.npz"
+_SHOWN = 3
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A clip that was encoded as the `number`th of its stage, and what came back."""
+
+    number: int
+    clip: Audio
+    features: Features
+
+
+class _Reservoir(Generic[Item]):
+    """A fair sample of what was offered so far: each thing has the same chance to be in it (Vitter 1985, algorithm
+    R).
+    """
+
+    def __init__(self, size: int, draw: random.Random) -> None:
+        self._size = size
+        self._draw = draw
+        self._offered = 0
+        self.kept: list[Item] = []
+
+    def offer(self, thing: Item) -> None:
+        self._offered += 1
+        if len(self.kept) < self._size:
+            self.kept.append(thing)
+        elif (place := self._draw.randrange(self._offered)) < self._size:
+            self.kept[place] = thing
+
+
+@dataclass(kw_only=True)
+class ProbeTally:
+    """What the probes of one attempt found. `evidence` has a phrase for each clip that differed; `seconds` is what
+    asking again took.
+    """
+
+    made: int = 0
+    largest_difference: float = 0.0
+    seconds: float = 0.0
+    evidence: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, float | int]:
+        """Plain values for the manifest. Another number of frames counts as a difference of 1."""
+        return {
+            "made": self.made,
+            "differing": len(self.evidence),
+            "largest_difference": round(min(self.largest_difference, 1.0), 6),
+            "seconds": round(self.seconds, 3),
+        }
 
 
 class Witness:
-    """An encoder that remembers a fair sample of what it was asked and answered. Implements `base.Encoder`."""
+    """An encoder that remembers a fair sample of what it was asked and answered, and asks again. Implements
+    `base.Encoder`.
+    """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, probes: Probes | None = None) -> None:
+        """`probes`: how often to ask again in the running process; None: never."""
         self._encoder = encoder
+        self._probes = probes
         self._draw = random.SystemRandom()  # a seed could be foreseen; no result depends on it
-        self._seen = 0
-        self._kept: list[tuple[Audio, Features]] = []
+        self.probed = ProbeTally()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stage, self._expected, self._seen, self._made = "", 0, 0, 0
+        self._moments: set[int] = set()
+        self._kept = _Reservoir[_Seen](SAMPLES, self._draw)  # for the confirmation
+        self._asked = _Reservoir[_Seen](SAMPLES, self._draw)  # for probes: another sample, so neither tells of both
 
     @property
     def output_dim(self) -> int:
@@ -49,28 +123,89 @@ class Witness:
         """See `base.Encoder`."""
         return self._encoder.attribute
 
+    def begin_stage(self, stage: str, clips: int) -> None:
+        """From now on about so many clips of this stage come: the moments of its probes are drawn. What came since
+        the last stage ended (clips that had found no room) is counted to this one.
+        """
+        self._stage, self._expected = stage, self._seen + clips
+        if self._probes is not None:
+            count = min(clips, max(self._probes.at_least, round(clips / self._probes.one_in)))
+            self._moments = set(self._draw.sample(range(self._seen + 1, self._expected + 1), count))
+
     def encode(self, clips: Sequence[Audio], *, seed: int | None = None) -> list[Features]:
-        """See `base.Encoder`. Each clip of a stage has the same chance to be kept (reservoir sampling)."""
+        """See `base.Encoder`. Raises ParticipantError if probes find more than an honest encoder can explain."""
         found = self._encoder.encode(clips, seed=seed)
+        due = 0
         for clip, features in zip(clips, found, strict=True):
             self._seen += 1
-            if len(self._kept) < SAMPLES:
-                self._kept.append((clip, features))
-            elif (place := self._draw.randrange(self._seen)) < SAMPLES:
-                self._kept[place] = (clip, features)
+            seen = _Seen(number=self._seen, clip=clip, features=features)
+            self._kept.offer(seen)
+            self._asked.offer(seen)
+            due += self._is_moment()
+        for _ in range(due):
+            self._probe()
         return found
 
     def end_stage(self, folder: Path, stage: str) -> None:
         """Write the sample to `folder/<stage>.witness.npz`, and begin another. Call it before the stage's result is
-        kept.
+        kept. Raises as `encode`.
         """
+        while self._probes is not None and self._made < min(self._probes.at_least, self._seen):
+            self._probe()  # fewer clips came than were announced
         arrays = {
-            f"{kind}{i}": array for i, pair in enumerate(self._kept) for kind, array in zip("cf", pair, strict=True)
+            f"{kind}{i}": array
+            for i, seen in enumerate(self._kept.kept)
+            for kind, array in (("c", seen.clip), ("f", seen.features))
         }
         temporary = folder / f".{stage}{SUFFIX}"
         np.savez(temporary, allow_pickle=False, **arrays)
         temporary.rename(folder / f"{stage}{SUFFIX}")
-        self._seen, self._kept = 0, []
+        self._clear()
+
+    def _is_moment(self) -> bool:
+        if self._probes is None:
+            return False
+        if self._seen <= self._expected:
+            return self._seen in self._moments
+        return self._draw.randrange(self._probes.one_in) == 0  # clips that had no room, and come again
+
+    def _probe(self) -> None:
+        """Ask once more, alone, for a clip drawn evenly from all of this stage so far."""
+        seen = self._draw.choice(self._asked.kept)
+        started = time.monotonic()
+        (again,) = self._encoder.encode([seen.clip])
+        self.probed.seconds += time.monotonic() - started
+        self.probed.made += 1
+        self._made += 1
+        differs = difference(seen.features, again)
+        self.probed.largest_difference = max(self.probed.largest_difference, differs)
+        if differs > WITNESS_TOLERANCE:
+            self.probed.evidence.append(_evidence(seen, self._stage, self._seen, differs))
+        if len(self.probed.evidence) > allowed(self.probed.made):
+            raise ParticipantError(_probe_sentence(self.probed))
+
+
+def difference(one: Features, other: Features) -> float:
+    """Greatest difference of two features as a share of their greatest absolute value; infinite if shapes differ."""
+    if one.shape != other.shape:
+        return math.inf
+    scale = float(max(np.abs(one).max(), np.abs(other).max()))
+    return float(np.abs(one - other).max()) / scale if scale else 0.0
+
+
+def tail(asked: int, least: int, share: float) -> float:
+    """Chance that at least `least` of `asked` clips differ, if each does with probability `share`: binomial."""
+    return sum(math.comb(asked, k) * share**k * (1 - share) ** (asked - k) for k in range(least, asked + 1))
+
+
+def allowed(asked: int) -> int:
+    """How many of so many clips may differ before it is the encoder's fault."""
+    return next(k for k in range(asked + 1) if tail(asked, k + 1, HONEST_SHARE) < HONEST_CHANCE)
+
+
+def unseen(share: float, asked: int) -> float:
+    """Chance that an encoder which cheats on this share of the clips is let pass when so many are asked again."""
+    return 1.0 - tail(asked, allowed(asked) + 1, share)
 
 
 def confirm(sandbox: Sandbox, spec: EncoderSpec, limits: Limits, folders: Sequence[Path]) -> None:
@@ -82,15 +217,20 @@ def confirm(sandbox: Sandbox, spec: EncoderSpec, limits: Limits, folders: Sequen
     samples = [(path, *pair) for path in files for pair in _read(path)]
     if samples:
         random.SystemRandom().shuffle(samples)
-        differing: dict[Path, list[Audio]] = {path: [] for path in files}
+        differing: dict[Path, list[tuple[Audio, float]]] = {path: [] for path in files}
         with sandbox.start(spec, limits) as encoder:
             for path, clip, features in samples:
-                if not near(encoder.encode([clip])[0], features, WITNESS_TOLERANCE):
-                    differing[path].append(clip)
+                differs = difference(encoder.encode([clip])[0], features)
+                if differs > WITNESS_TOLERANCE:
+                    differing[path].append((clip, differs))
         for path, clips in differing.items():
             asked = sum(each is path for each, _, _ in samples)
-            if len(clips) > MAX_DIFFERING * asked:
-                raise ParticipantError(_sentence(path.name.removesuffix(SUFFIX), clips, asked))
+            if len(clips) > allowed(asked):
+                where = f"in the stage {path.name.removesuffix(SUFFIX)} of the evaluation"
+                raise ParticipantError(_sentence(where, clips, asked))
+        everywhere = [each for clips in differing.values() for each in clips]
+        if len(everywhere) > allowed(len(samples)):
+            raise ParticipantError(_sentence("over all stages of the evaluation", everywhere, len(samples)))
     for path in files:
         path.unlink()
 
@@ -100,9 +240,32 @@ def _read(path: Path) -> list[tuple[Audio, Features]]:
         return [(arrays[f"c{i}"], arrays[f"f{i}"]) for i in range(len(arrays) // 2)]
 
 
-def _sentence(stage: str, clips: Sequence[Audio], asked: int) -> str:
+def _by(differs: float) -> str:
+    return "another number of frames" if math.isinf(differs) else f"a difference of {differs:.2g} of the largest value"
+
+
+def _evidence(seen: _Seen, stage: str, now: int, differs: float) -> str:
+    where = f" of the stage {stage}" if stage else ""
     return (
-        f"a clip's features must depend on the clip alone, but in the stage {stage} of the evaluation {len(clips)} of "
-        f"{asked} clips (the first of {len(clips[0]) / SAMPLE_RATE_HZ:.2f} s) got other features than alone in a fresh "
-        "process; keep no state between calls, and look at no other clip of the batch, nor at the time"
+        f"clip {seen.number}{where}, {len(seen.clip) / SAMPLE_RATE_HZ:.2f} s long, asked again after clip {now} at "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {_by(differs)}"
+    )
+
+
+def _probe_sentence(probed: ProbeTally) -> str:
+    shown = "; ".join(probed.evidence[:_SHOWN])
+    more = f"; and {len(probed.evidence) - _SHOWN} more" if len(probed.evidence) > _SHOWN else ""
+    return (
+        f"a clip's features must depend on the clip alone, but {len(probed.evidence)} of {probed.made} clips got other "
+        f"features when the same process was asked for them again, alone ({shown}{more}); keep no state between calls, "
+        "and look at no other clip of the batch, nor at the time"
+    )
+
+
+def _sentence(where: str, clips: Sequence[tuple[Audio, float]], asked: int) -> str:
+    clip, differs = max(clips, key=lambda each: each[1])
+    return (
+        f"a clip's features must depend on the clip alone, but {where} {len(clips)} of "
+        f"{asked} clips (the worst of {len(clip) / SAMPLE_RATE_HZ:.2f} s, with {_by(differs)}) got other features than "
+        "alone in a fresh process; keep no state between calls, and look at no other clip of the batch, nor at the time"
     )
