@@ -15,6 +15,8 @@ from pathlib import Path
 from ranker.errors import InfraError
 from ranker.sandbox.faults import Ending
 from ranker.sandbox.memory import PeakMemory, group_peak, process_peak
+from ranker.sandbox.processes import is_below
+from ranker.sandbox.wire import Peer
 
 NATURAL_DEATH_S = 5.0
 
@@ -59,6 +61,10 @@ class Child:
             out_of_memory=self._out_of_memory(),
             log=self._log.decode("utf-8", "replace"),
         )
+
+    def owns(self, peer: Peer) -> bool:
+        """Whether it is a process of ours below this one, of the user that all of them still are when they connect."""
+        return peer.uid == os.geteuid() and is_below(peer.pid, self._process.pid)
 
     def peak_memory(self) -> PeakMemory | None:
         """Of its control group if it has one, else of its processes."""

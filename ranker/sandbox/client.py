@@ -5,6 +5,7 @@ fault.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import socket
 import time
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
 from ranker.config import Recipe
-from ranker.errors import ParticipantError
+from ranker.errors import InfraError, ParticipantError
 from ranker.sandbox import wire
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
 from ranker.sandbox.contract import (
@@ -29,11 +30,15 @@ from ranker.sandbox.contract import (
     max_feature_bytes,
     split_features,
 )
-from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence
+from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence, plain
 from ranker.sandbox.memory import PeakMemory
 from ranker.settings import Limits
 from ranker.types import EncoderSource
 
+log = logging.getLogger("ranker.sandbox")
+
+# No array of a right answer is longer in any dimension; numpy cannot make one of [0, 2^31, 2^31].
+MAX_LENGTH = 2**20
 DEFAULT_MAX_FRAMES: int = Recipe.model_fields["max_frames"].default
 Report = TypeVar("Report", bound=BaseModel)
 
@@ -46,6 +51,9 @@ class Confined(Protocol):
 
     def end(self, *, kill: bool) -> Ending:
         """Let it finish dying, or kill it, and say how it ended. May be called again."""
+
+    def owns(self, peer: wire.Peer) -> bool:
+        """Whether whoever connected is a process of this sandbox. Never raises."""
 
     def peak_memory(self) -> PeakMemory | None:
         """The most memory that it has taken so far; None where that cannot be known. Never raises."""
@@ -103,10 +111,12 @@ class EncoderClient:
             raise RuntimeError("no encoder class was found; the violations were not looked at")
         return self.loaded.attribute
 
-    def greet(self, timeout_s: float) -> None:
-        """Wait for the server's first words: no submitted code has run yet. Raises InfraError or OrganizerError."""
-        header, _ = self._receive(Phase.STARTING, max_payload=0, deadline=time.monotonic() + timeout_s)
-        self._greeting = self._parse(Greeting, header, Phase.STARTING)
+    def greet(self, timeout_s: float, phase: Phase = Phase.STARTING) -> None:
+        """Wait for the server's first words: no submitted code has run yet, unless `phase` says so. Raises InfraError
+        or OrganizerError; ParticipantError for another phase.
+        """
+        header, _ = self._receive(phase, max_payload=0, deadline=time.monotonic() + timeout_s)
+        self._greeting = self._parse(Greeting, header, phase)
 
     def peak_memory(self) -> PeakMemory | None:
         """The most memory that the server, and with it the encoder, has taken so far."""
@@ -182,7 +192,7 @@ class EncoderClient:
         )
         shape = [] if report.features is None else report.features.shape
         wanted = math.prod(shape) + (math.prod(shape[:2]) if report.mask is not None else 0)
-        readable = report.sent and len(shape) == 3 and numbers.size == wanted
+        readable = report.sent and len(shape) == 3 and max(shape) <= MAX_LENGTH and numbers.size == wanted
         if not found and not readable:
             raise self._fail(
                 Seen.NONSENSE, Phase.ENCODING, f"{numbers.size} numbers came where {wanted} were announced"
@@ -220,6 +230,11 @@ class EncoderClient:
     ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
         try:
             return wire.receive(self._connection, max_payload=max_payload, deadline=deadline)
+        except MemoryError:
+            self._process.end(kill=True)
+            raise InfraError(
+                f"this machine has no {max_payload / 1e6:,.0f} MB of memory for one call's features"
+            ) from None
         except wire.LateError as error:
             raise self._fail(Seen.LATE, phase, str(error), subject) from None
         except wire.ClosedError as error:
@@ -231,7 +246,9 @@ class EncoderClient:
         try:
             return model.model_validate(header)
         except ValidationError as error:
-            fields = ", ".join(sorted({".".join(map(str, mistake["loc"]))[:80] for mistake in error.errors()})[:5])
+            # Names of fields that should not be there are theirs.
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            fields = ", ".join(sorted({plain(".".join(map(str, mistake["loc"])), 80) for mistake in found})[:5])
             raise self._fail(Seen.NONSENSE, phase, f"its report has wrong fields ({fields})") from None
 
     def _fail(self, seen: Seen, phase: Phase, detail: str, subject: str = "") -> Exception:
@@ -248,15 +265,23 @@ def clip_seed(clip: Audio) -> int:
 
 
 def accept(listener: socket.socket, process: Confined, limits: Limits, timeout_s: float) -> socket.socket:
-    """The server's connection. Raises InfraError if the process ends, or the time passes, before it has connected."""
+    """The server's connection; whoever else connects is hung up on. Raises InfraError if the process ends, or the time
+    passes, before it has connected.
+    """
     deadline = time.monotonic() + timeout_s
     listener.settimeout(0.25)
     while time.monotonic() < deadline:
         try:
-            return listener.accept()[0]
+            connection = listener.accept()[0]
         except TimeoutError:
             if not process.alive():
                 break
+            continue
+        peer = wire.peer_of(connection)
+        if process.owns(peer):
+            return connection
+        log.warning("a process that is not the sandbox's (pid %d, uid %d) was hung up on", peer.pid, peer.uid)
+        connection.close()
     seen = Seen.LATE if process.alive() else Seen.CLOSED
     raise judge(seen, Phase.STARTING, process.end(kill=True), limits).error()
 

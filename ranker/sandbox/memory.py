@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-PROC = Path("/proc")
+from ranker.sandbox.processes import PROC, parent_of
+
 # cgroup v2 (from Linux 5.19), and v1.
 PEAK_FILES = ("memory.peak", "memory.max_usage_in_bytes")
 
@@ -45,11 +46,10 @@ def group_peak(folders: Iterable[Path]) -> PeakMemory | None:
 def process_peak(pid: int) -> PeakMemory | None:
     """Of a process of ours and all below it; None if they are gone."""
     children: dict[int, list[int]] = {}
-    for path in PROC.glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name, in parentheses, may hold anything; the parent is the second field after it.
-            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
+    for path in PROC.glob("[0-9]*"):
+        parent = parent_of(int(path.name))
+        if parent is not None:
+            children.setdefault(parent, []).append(int(path.name))
     total, left = 0, [pid]
     while left:
         one = left.pop()

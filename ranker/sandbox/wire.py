@@ -2,9 +2,10 @@
 
     magic and version (4 bytes) | header length (uint32) | payload length (uint64) | header, UTF-8 JSON | payload
 
-All integers are big-endian; payloads are little-endian float32. The other end is not trusted: both lengths are checked
-against a bound before anything is allocated, and one deadline holds for a whole frame, so that a byte every second does
-not keep us. `encoder_server.py` has its own copy of the format, since it imports nothing of ranker.
+All integers are big-endian; payloads are little-endian float32. The last byte of the magic is the protocol's version.
+The other end is not trusted: both lengths are checked against a bound before anything is allocated, and one deadline
+holds for a whole frame, so that a byte every second does not keep us. `encoder_server.py` has its own copy of the
+format, since it imports nothing of ranker.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ import numpy.typing as npt
 MAGIC = b"RKE1"
 PREAMBLE = struct.Struct("!4sIQ")
 MAX_HEADER_BYTES = 1 << 16
+_CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7)
 
 
 class WireError(Exception):
@@ -35,6 +38,25 @@ class ClosedError(WireError):
 
 class LateError(WireError):
     """The deadline passed before the frame was through."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Who connected, as the kernel noted it at that moment; ids are those of our own namespaces.
+
+    `pid` is 0 for a process that our process namespace does not hold. Under a remap of users `uid` is the host's id.
+    """
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The other end of a connected unix socket (SO_PEERCRED)."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    return Peer(pid=pid, uid=uid, gid=gid)
 
 
 def send(
