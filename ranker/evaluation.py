@@ -21,13 +21,14 @@ from pathlib import Path
 import torch
 
 from ranker.conditions import data_of, models_of, training_key
-from ranker.config import Task, TrackPart
+from ranker.config import Recipe, Task, TrackPart
 from ranker.data.shards import scored_clips, training_data
 from ranker.durable import whole_file
 from ranker.errors import InfraError, OrganizerError
 from ranker.hidden import load_benchmark
+from ranker.home import Home
 from ranker.intake.archive import describe
-from ranker.job import JobContext, Outcome
+from ranker.job import JobContext, Outcome, SubmissionSnapshot
 from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
 from ranker.lalm.curriculum import Sample, curriculum
@@ -61,7 +62,6 @@ class _Run:
     key: str
     training: str
     batch_invariant: bool
-    output_dim: int
     steps_taken_over: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
@@ -103,13 +103,13 @@ def evaluate(context: JobContext) -> Outcome:
     ParticipantError (the encoder), InfraError (our machine) or OrganizerError (data or configuration changed).
     """
     started_at = datetime.now(UTC)
-    run, source = _begin(context)
+    run = _begin(context)
     waiting = Progress(stage=Stage.LOAD)
     with only_trainer(run.siblings, run.training, lambda: context.report(waiting)):
-        return _evaluate(run, source, started_at)
+        return _evaluate(run, started_at)
 
 
-def _evaluate(run: _Run, source: EncoderSource, started_at: datetime) -> Outcome:
+def _evaluate(run: _Run, started_at: datetime) -> Outcome:
     context = run.context
     for task in run.part.tasks:
         scored_clips(run.data, task.test.shards, task.test.key)  # that a test set is broken is told before training
@@ -120,16 +120,7 @@ def _evaluate(run: _Run, source: EncoderSource, started_at: datetime) -> Outcome
     service, recipe = context.service, run.part.recipe
     name = service.sandbox if run.condition.sandboxed else SandboxName.NONE
     sandbox = open_configured(service, context.home.root, name=name)
-    tree = context.home.submissions / context.submission.digest / "tree"
-    _require_same_tree(context, tree)
-    spec = EncoderSpec(
-        tree=tree,
-        source=source,
-        seed=recipe.seed,
-        threads=threads,
-        max_frames=recipe.max_frames,
-        output_dim=run.output_dim,
-    )
+    spec = encoder_spec(context.home, context.submission, recipe, threads)
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
@@ -190,7 +181,7 @@ def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
+def _begin(context: JobContext) -> _Run:
     """What is to be measured, provided that it is still what was queued."""
     condition, check = context.claim.condition, context.submission.check
     if condition is None or check is None:
@@ -218,16 +209,14 @@ def _begin(context: JobContext) -> tuple[_Run, EncoderSource]:
         raise InfraError(f"job {context.claim.job_id} is to run on {condition.device}, but this worker has {here}")
     source = EncoderSource(**check["source"])
     key = f"{training_key(context.home, benchmark, condition.track, condition.part)}:{context.claim.seed}"
-    run = _Run(
+    return _Run(
         context=context,
         part=part,
         condition=condition,
         key=key,
         training=training_identity(key, condition, source),
         batch_invariant=bool(check["encoder"]["batch_invariant"]),
-        output_dim=int(check["encoder"]["output_dim"]),
     )
-    return run, source
 
 
 def _changed(context: JobContext, condition: Condition) -> str:
@@ -247,14 +236,26 @@ def _changed(context: JobContext, condition: Condition) -> str:
     return f"the configuration of {where}{',' * (hidden is None)} changed after {job} was queued; {advice}"
 
 
-def _require_same_tree(context: JobContext, tree: Path) -> None:
-    """What is run is what was checked: nobody, we included, may have touched the unpacked files since."""
-    checked = (context.submission.check or {})["tree"]["digest"]
-    if not tree.is_dir() or describe(tree).digest != checked:
+def encoder_spec(home: Home, submission: SubmissionSnapshot, recipe: Recipe, threads: int) -> EncoderSpec:
+    """The encoder as it was checked, to be run as a recipe says.
+
+    What is run is what was checked: raises InfraError if anybody, we included, touched the unpacked files since.
+    """
+    check = submission.check or {}
+    tree = home.submissions / submission.digest / "tree"
+    if not tree.is_dir() or describe(tree).digest != check["tree"]["digest"]:
         raise InfraError(
-            f"the unpacked files of submission {context.submission.id} are no longer those that were checked; "
+            f"the unpacked files of submission {submission.id} are no longer those that were checked; "
             f"delete {tree} and run `ranker ingest` on its ZIP again"
         )
+    return EncoderSpec(
+        tree=tree,
+        source=EncoderSource(**check["source"]),
+        seed=recipe.seed,
+        threads=threads,
+        max_frames=recipe.max_frames,
+        output_dim=int(check["encoder"]["output_dim"]),
+    )
 
 
 def _fixed_threads(run: _Run) -> int:
