@@ -46,6 +46,15 @@ class Fault(StrEnum):
     ORGANIZER = "organizer"
 
 
+class Traffic(StrEnum):
+    """What became of a request from a sandbox that may talk to a few hosts."""
+
+    CARRIED = "carried"
+    REFUSED = "refused"  # its destination is not allowed
+    UNREACHABLE = "unreachable"  # it is allowed, but nobody answers
+    CUT = "cut"  # it was ended for the bound on bytes
+
+
 class SubmissionState(StrEnum):
     """Derived from a submission's jobs, never stored."""
 

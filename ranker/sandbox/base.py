@@ -36,7 +36,8 @@ class EncoderSpec:
     `seed` seeds Python, numpy and torch before the submission is imported. `threads` is the number of CPU threads
     (None: as many as the limits' `cpus`, rounded up). `max_frames` bounds the features of one clip of up to 30 s, and
     those of longer ones in proportion (None: the recipe's default). `output_dim` is what the check found; another one
-    is a violation (None: not known yet).
+    is a violation (None: not known yet). `packages` and `weights`: what its requirements.txt installed and what its
+    constructor fetched, at intake, if anything; both are seen read-only.
     """
 
     tree: Path
@@ -45,6 +46,8 @@ class EncoderSpec:
     threads: int | None = None
     max_frames: int | None = None
     output_dim: int | None = None
+    packages: Path | None = None
+    weights: Path | None = None
 
 
 class Encoder(Protocol):

@@ -23,15 +23,12 @@ from ranker.sandbox.cgroup import Cgroup, cgroup, reap_cgroups
 from ranker.sandbox.child import running
 from ranker.sandbox.client import Confined
 from ranker.sandbox.environment import (
+    CERTIFICATES,
     OPEN_FILES,
-    SERVER,
-    SOCKET,
-    SUBMISSION,
     UID,
     Launch,
     covered,
     python_folders,
-    server_file,
 )
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits
@@ -75,7 +72,7 @@ class Bubblewrap(ServedSandbox):
         The kernel ends it with the thread that started it: call this from a thread that stays for as long.
         """
         with cgroup(launch.limits) as group:
-            file = seccomp.compiled_filter()
+            file = seccomp.compiled_filter(internet=launch.network is not None)
             try:
                 inner = shlex.join(_command(launch, group, file))
                 with running(
@@ -122,21 +119,25 @@ def _command(launch: Launch, group: Cgroup | None, seccomp_file: int) -> list[st
     folders = python_folders()
     flags = [*_namespaces(), *_links()]
     flags += ["--perms", "1777", "--size", str(launch.limits.scratch_mb * 2**20), "--tmpfs", str(TMP)]
-    flags += _parents([*folders, Path("/etc"), Path(SUBMISSION), Path(SERVER).parent])
+    binds = launch.binds()
+    flags += _parents([*folders, Path("/etc"), *(Path(bind.target).parent for bind in binds)])
     shown = [(folder, ["--ro-bind", str(folder), str(folder)]) for folder in folders]
     shown += [(folder, ["--tmpfs", str(folder)]) for folder in covered(folders, launch.hidden)]
     for _, mount in sorted(shown, key=lambda pair: len(pair[0].parts)):
         flags += mount
     flags += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev"]
-    flags += ["--ro-bind", str(launch.tree), SUBMISSION, "--ro-bind", str(server_file()), SERVER]
-    flags += ["--ro-bind", str(launch.socket), SOCKET, "--remount-ro", "/dev", "--remount-ro", "/"]
+    if launch.network is not None:
+        flags += ["--ro-bind-try", CERTIFICATES, CERTIFICATES]
+    for bind in binds:
+        flags += ["--bind" if bind.writable else "--ro-bind", str(bind.source), bind.target]
+    flags += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in launch.environment().items():
         flags += ["--setenv", name, value]
-    flags += ["--seccomp", str(seccomp_file), "--chdir", SUBMISSION]
-    server = [sys.executable, "-P", "-s", SERVER, *launch.arguments(tree=SUBMISSION, socket=SOCKET), "--uid", str(UID)]
+    flags += ["--seccomp", str(seccomp_file), "--chdir", launch.folder()]
+    step_down = ["--uid", str(UID)]
     for limit in _rlimits(launch.limits, group):
-        server += ["--rlimit", limit]
-    return [*flags, *server]
+        step_down += ["--rlimit", limit]
+    return [*flags, *launch.command(sys.executable, step_down=step_down)]
 
 
 def _parents(folders: list[Path]) -> list[str]:

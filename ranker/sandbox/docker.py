@@ -27,21 +27,19 @@ from ranker.errors import MissingError
 from ranker.sandbox.base import Availability
 from ranker.sandbox.client import Confined
 from ranker.sandbox.environment import (
+    CERTIFICATES,
     OPEN_FILES,
-    SERVER,
-    SOCKET,
-    SUBMISSION,
     UID,
     Launch,
     covered,
     python_folders,
-    server_file,
 )
 from ranker.sandbox.faults import Ending, judge_engine, plain
 from ranker.sandbox.memory import MemorySource, PeakMemory, group_peak
 from ranker.sandbox.owner import is_dead, owner_token
-from ranker.sandbox.seccomp import profile_path
+from ranker.sandbox.seccomp import profile_text
 from ranker.sandbox.serving import ServedSandbox
+from ranker.sandbox.wire import Peer
 from ranker.types import SandboxName
 
 SKELETON = "ranker-skeleton:1"
@@ -54,19 +52,28 @@ Answer = TypeVar("Answer")
 
 
 class DockerSandbox(ServedSandbox):
-    """The first choice. `image` is used if the engine has it, the skeleton otherwise."""
+    """The first choice. `image` is used if the engine has it, the skeleton otherwise.
+
+    `runtime` is what the engine is to start containers with (None: its default); with `remap` an engine that does not
+    map the containers' users to others is not good enough.
+    """
 
     name = SandboxName.DOCKER
 
-    def __init__(self, *, image: str, hidden: Path | None = None) -> None:
+    def __init__(
+        self, *, image: str, hidden: Path | None = None, runtime: str | None = None, remap: bool = False
+    ) -> None:
         super().__init__(hidden=hidden)
         self.image = image
+        self.runtime = runtime
+        self.remap = remap
 
     def available(self) -> Availability:
-        """Ask the engine for its version; never raises."""
+        """Ask the engine for its version, and whether it is as configured; never raises."""
         try:
             with _engine(timeout_s=2) as client:
                 version = str(client.version()["Version"])
+                self._require(client.info())
                 with contextlib.suppress(ImageNotFound):
                     client.images.get(self.image)
                     return Availability(ok=True, version=f"{version}, image {self.image}")
@@ -78,6 +85,20 @@ class DockerSandbox(ServedSandbox):
         except (DockerException, requests.RequestException, KeyError) as error:
             return Availability(ok=False, reason=f"the Docker engine fails: {plain(str(error), 200)}")
 
+    def _require(self, engine: dict[str, Any]) -> None:
+        """Raises MissingError where the engine is not what the configuration asks for."""
+        runtimes = engine["Runtimes"]
+        if self.runtime is not None and self.runtime not in runtimes:
+            raise MissingError(
+                f"the Docker engine has no runtime {self.runtime}, which docker_runtime in configs/service.yaml asks "
+                f"for; it has {', '.join(sorted(runtimes))}: install {self.runtime} and register it in daemon.json"
+            )
+        if self.remap and not remaps_users(engine):
+            raise MissingError(
+                "the Docker engine does not remap users, which docker_remap in configs/service.yaml asks for; "
+                'start dockerd with --userns-remap=default, or "userns-remap": "default" in daemon.json'
+            )
+
     def reap(self) -> int:
         """See `ServedSandbox.reap`."""
         return super().reap() + reap_orphans()
@@ -86,18 +107,23 @@ class DockerSandbox(ServedSandbox):
     def launch(self, launch: Launch) -> Iterator[Confined]:
         """Start the server in a container of its own, removed at the end."""
         with _engine() as client:
+            engine = _asked(client.info)
+            self._require(engine)
             has_image = _asked(lambda: _has(client, self.image))
             if not has_image:
                 _asked(lambda: _import_skeleton(client))
-            options = _options(launch, own_python=has_image, cpus=int(_asked(client.info)["NCPU"]))
-            command = ["python3" if has_image else sys.executable, "-P", "-s", SERVER]
-            command += launch.arguments(tree=SUBMISSION, socket=SOCKET)
+            options = _options(launch, own_python=has_image, cpus=int(engine["NCPU"]))
+            if self.runtime is not None:
+                options["runtime"] = self.runtime
+            command = launch.command("python3" if has_image else sys.executable)
             container = _asked(
                 lambda: client.containers.create(self.image if has_image else SKELETON, entrypoint=command, **options)
             )
             try:
                 _asked(container.start)
-                yield _Container(container, launch.limits.log_kb)
+                # gVisor's own process connects in the container's stead, as a user of gVisor's choice.
+                uid = None if self.runtime == "runsc" else server_uid(engine, int(options["user"].split(":")[0]))
+                yield _Container(container, launch.limits.log_kb, uid)
             finally:
                 _remove(container)
 
@@ -105,9 +131,11 @@ class DockerSandbox(ServedSandbox):
 class _Container:
     """A started container. Implements `client.Confined`."""
 
-    def __init__(self, container: Any, log_kb: int) -> None:
+    def __init__(self, container: Any, log_kb: int, uid: int | None) -> None:
+        """`uid`: who the server is on the host; None where that is not known."""
         self._container = container
         self._log_kb = log_kb
+        self._uid = uid
 
     def alive(self) -> bool:
         """Whether it still runs."""
@@ -137,6 +165,15 @@ class _Container:
             log=log.decode("utf-8", "replace"),
         )
 
+    def owns(self, peer: Peer) -> bool:
+        """Whether it is the container's user and, where we can see the process, in the container's control group."""
+        if self._uid not in {None, peer.uid}:
+            return False
+        try:
+            return self._container.id in Path(f"/proc/{peer.pid}/cgroup").read_text()
+        except OSError:  # the engine's processes are another machine's, or hidden from us
+            return self._uid is not None
+
     def peak_memory(self) -> PeakMemory | None:
         """As the engine counts it (cgroup v1), or as its control group does where that can be seen from here."""
         with contextlib.suppress(requests.RequestException, DockerException, KeyError):
@@ -146,6 +183,24 @@ class _Container:
             self._container.reload()
             return group_peak(_group_folders(self._container.attrs["State"]["Pid"], self._container.id))
         return None
+
+
+def remaps_users(engine: dict[str, Any]) -> bool:
+    """Whether root in a container is somebody else outside, by what `docker info` says."""
+    options = engine["SecurityOptions"] or []
+    return any(option.startswith(("name=userns", "name=rootless")) for option in options)
+
+
+def server_uid(engine: dict[str, Any], user: int) -> int | None:
+    """The host's id for what is `user` in a container; None where an engine does not tell.
+
+    An engine that remaps users (not one without root) keeps its files in a folder that is called after the first ids
+    of its range: /var/lib/docker/100000.100000.
+    """
+    if not remaps_users(engine):
+        return user
+    first, _, group = Path(engine["DockerRootDir"]).name.partition(".")
+    return int(first) + user if first.isdecimal() and group.isdecimal() else None
 
 
 def _group_folders(pid: int, container_id: str) -> list[Path]:
@@ -227,7 +282,7 @@ def _import_skeleton(client: DockerClient) -> None:
 def _options(launch: Launch, *, own_python: bool, cpus: int) -> dict[str, Any]:
     limits = launch.limits
     memory = int(limits.memory_gb * 2**30)
-    mounts = [_bind(launch.tree, SUBMISSION), _bind(server_file(), SERVER), _bind(launch.socket, SOCKET)]
+    mounts = [_bind(bind.source, bind.target, writable=bind.writable) for bind in launch.binds()]
     tmpfs = {"/tmp": f"rw,noexec,nosuid,nodev,size={limits.scratch_mb}m"}  # noqa: S108
     if not own_python:
         folders = python_folders()
@@ -239,17 +294,19 @@ def _options(launch: Launch, *, own_python: bool, cpus: int) -> dict[str, Any]:
         mounts += [_bind(folder, str(folder)) for folder in folders]
         if Path("/etc/ld.so.cache").exists():
             mounts.append(_bind(Path("/etc/ld.so.cache"), "/etc/ld.so.cache"))
+        if launch.network is not None and Path(CERTIFICATES).exists():
+            mounts.append(_bind(Path(CERTIFICATES), CERTIFICATES))
         tmpfs |= {str(folder): "ro,size=4k" for folder in covered(folders, launch.hidden)}
     return {
         "environment": launch.environment() if not own_python else _image_environment(launch),
-        "working_dir": SUBMISSION,
-        "user": f"{UID}:{UID}",
+        "working_dir": launch.folder(),
+        "user": _user(launch),
         "hostname": "encoder",
         "network_mode": "none",
         "ipc_mode": "none",
         "read_only": True,
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges", f"seccomp={profile_path().read_text(encoding='utf-8')}"],
+        "security_opt": ["no-new-privileges", f"seccomp={profile_text(internet=launch.network is not None)}"],
         "pids_limit": limits.pids,
         "mem_limit": memory,
         "memswap_limit": memory,
@@ -268,8 +325,17 @@ def _image_environment(launch: Launch) -> dict[str, str]:
     return {name: value for name, value in launch.environment().items() if name != "PATH"}
 
 
-def _bind(source: Path, target: str) -> Mount:
-    return Mount(target=target, source=str(source), type="bind", read_only=True)
+def _user(launch: Launch) -> str:
+    """Nobody of this machine; but where files are to come out, and we are not root, ourselves: else they would not be
+    ours to move.
+    """
+    if launch.network is not None and os.geteuid() != 0:
+        return f"{os.geteuid()}:{os.getegid()}"
+    return f"{UID}:{UID}"
+
+
+def _bind(source: Path, target: str, *, writable: bool = False) -> Mount:
+    return Mount(target=target, source=str(source), type="bind", read_only=not writable)
 
 
 def _boot() -> str:

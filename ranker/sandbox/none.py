@@ -13,7 +13,7 @@ from pathlib import Path
 from ranker.sandbox.base import Availability
 from ranker.sandbox.child import running
 from ranker.sandbox.client import Confined
-from ranker.sandbox.environment import Launch, server_file
+from ranker.sandbox.environment import OUTPUT, Launch
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import SandboxName
 
@@ -35,11 +35,11 @@ class NoSandbox(ServedSandbox):
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:
         """Start the server as a child process; memory, processes and files are not limited."""
-        arguments = launch.arguments(tree=str(launch.tree), socket=str(launch.socket))
         with tempfile.TemporaryDirectory(prefix="ranker-scratch-") as scratch:
-            command = [self._python, "-P", "-s", str(server_file()), *arguments]
-            environment = {**launch.environment(), "HOME": scratch, "TMPDIR": scratch}
+            command = launch.command(self._python, confined=False)
+            environment = {"TMPDIR": scratch, **launch.environment(confined=False), "HOME": scratch}
+            folder = scratch if launch.program is None else launch.seen(OUTPUT, confined=False)
             with running(
-                command, environment=environment, folder=Path(scratch), log_bytes=launch.limits.log_kb * 1024
+                command, environment=environment, folder=Path(folder), log_bytes=launch.limits.log_kb * 1024
             ) as child:
                 yield child

@@ -21,6 +21,9 @@ _KILL_PROCESS = 0x80000000
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
 _COMPARE = {"SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}
 _EPERM = 1
+_AF_INET = 2
+_SOCK_STREAM = 1
+_SOCK_TYPE_MASK = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
 
 
 class _Comparison(ctypes.Structure):
@@ -35,6 +38,23 @@ class _Comparison(ctypes.Structure):
 def profile_path() -> Path:
     """The profile that both backends use."""
     return asset("docker") / "seccomp.json"
+
+
+def profile(*, internet: bool = False) -> dict[str, Any]:
+    """The profile's rules; `internet`: with TCP, for a sandbox whose own empty network holds nothing but our door."""
+    found: dict[str, Any] = json.loads(profile_path().read_text(encoding="utf-8"))
+    if internet:
+        only_tcp = [
+            {"index": 0, "value": _AF_INET, "valueTwo": 0, "op": "SCMP_CMP_EQ"},
+            {"index": 1, "value": _SOCK_TYPE_MASK, "valueTwo": _SOCK_STREAM, "op": "SCMP_CMP_MASKED_EQ"},
+        ]
+        found["syscalls"].append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": only_tcp})
+    return found
+
+
+def profile_text(*, internet: bool = False) -> str:
+    """The same as Docker wants it."""
+    return json.dumps(profile(internet=internet))
 
 
 def library() -> ctypes.CDLL:
@@ -59,17 +79,17 @@ def library() -> ctypes.CDLL:
     return found
 
 
-def compiled_filter() -> int:
+def compiled_filter(*, internet: bool = False) -> int:
     """An open file, its descriptor at the start of the compiled profile; the caller closes it. Raises MissingError.
 
     Calls through any ABI but the machine's own kill the process.
     """
-    profile = json.loads(profile_path().read_text(encoding="utf-8"))
+    rules = profile(internet=internet)["syscalls"]
     lib = library()
     context = lib.seccomp_init(_ERRNO | _EPERM)
     try:
         _must(lib.seccomp_attr_set(context, _ATTRIBUTE_BAD_ARCHITECTURE, _KILL_PROCESS), "seccomp_attr_set")
-        for rule in profile["syscalls"]:
+        for rule in rules:
             _add(lib, context, rule)
         file = os.memfd_create("seccomp")
         _must(lib.seccomp_export_bpf(context, file), "seccomp_export_bpf")

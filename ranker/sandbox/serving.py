@@ -5,9 +5,10 @@ everything.
 from __future__ import annotations
 
 import socket
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from ranker.errors import ParticipantError
@@ -15,10 +16,13 @@ from ranker.sandbox.base import Availability, Encoder, EncoderSpec
 from ranker.sandbox.client import DEFAULT_MAX_FRAMES, Confined, EncoderClient, accept
 from ranker.sandbox.contract import changed_output_dim
 from ranker.sandbox.environment import Launch, threads_for
+from ranker.sandbox.faults import Ending, Phase
+from ranker.sandbox.network import Network, watched
 from ranker.sandbox.owner import make_folder, reap_folders
 from ranker.settings import Limits
 from ranker.types import SandboxName
 
+POLL_S = 0.1
 START_TIMEOUT_S = 180.0  # importing torch from a cold disk, on a machine that is busy
 
 
@@ -45,8 +49,8 @@ class ServedSandbox(ABC):
         return reap_folders()
 
     @contextmanager
-    def connect(self, spec: EncoderSpec, limits: Limits) -> Iterator[EncoderClient]:
-        """A started server that has not touched the submission yet."""
+    def connect(self, spec: EncoderSpec, limits: Limits, *, network: Network | None = None) -> Iterator[EncoderClient]:
+        """A started server that has not touched the submission yet; with `network`, one that may fetch weights."""
         with (
             make_folder() as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
@@ -63,13 +67,45 @@ class ServedSandbox(ABC):
                 threads=threads_for(limits, spec.threads),
                 limits=limits,
                 hidden=self.hidden,
+                packages=spec.packages,
+                weights=spec.weights if network is None else None,
+                network=network,
             )
-            with self.launch(launch) as process, accept(listener, process, limits, START_TIMEOUT_S) as connection:
+            with (
+                self.launch(launch) as process,
+                nullcontext() if network is None else watched(network, process),
+                accept(listener, process, limits, START_TIMEOUT_S) as connection,
+            ):
                 listener.close()
                 frames = DEFAULT_MAX_FRAMES if spec.max_frames is None else spec.max_frames
                 client = EncoderClient(connection, process, limits, max_frames=frames)
-                client.greet(START_TIMEOUT_S)
+                # Packages of their own are theirs, torch among them, and are imported before the greeting.
+                client.greet(START_TIMEOUT_S, Phase.STARTING if spec.packages is None else Phase.LOADING)
                 yield client
+
+    def run(self, program: Sequence[str], limits: Limits, *, network: Network, timeout_s: float) -> Ending | None:
+        """Run Python with these arguments in the network's room, and say how it ended; None if it was killed after
+        `timeout_s`. What it wrote stays in the room. Raises as `launch`.
+        """
+        launch = Launch(
+            tree=None,
+            root=".",
+            socket=None,
+            seed=0,
+            threads=threads_for(limits, None),
+            limits=limits,
+            hidden=self.hidden,
+            network=network,
+            program=tuple(program),
+        )
+        deadline = time.monotonic() + timeout_s
+        with self.launch(launch) as process, watched(network, process):
+            while process.alive():
+                if time.monotonic() > deadline:
+                    process.end(kill=True)
+                    return None
+                time.sleep(POLL_S)
+            return process.end(kill=False)
 
     @contextmanager
     def start(self, spec: EncoderSpec, limits: Limits) -> Iterator[Encoder]:

@@ -1,0 +1,105 @@
+"""What a sandbox gets that may talk to a few hosts: a proxy of ours, and one folder to keep what it fetched."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ranker.sandbox.client import Confined
+from ranker.sandbox.owner import make_folder
+from ranker.sandbox.proxy import Journal, Policy, Resolve, proxy, resolve
+
+MAX_FILES = 200_000
+LOOK_EVERY_S = 0.25
+
+
+@dataclass(kw_only=True)
+class Network:
+    """One phase's way out. `room` is the folder that the sandbox may write to, for `max_bytes` in all.
+
+    `overflow`: the sentence why the watch killed the sandbox, `lost`: whether that was because the disk lost far more
+    than the folder holds (files that were removed while they are open, or another process of ours); None and False as
+    long as all is well.
+    """
+
+    proxy: Path
+    journal: Journal
+    room: Path
+    max_bytes: int
+    hub_url: str | None = None
+    overflow: str | None = None
+    lost: bool = False
+
+
+@contextmanager
+def network(
+    policy: Policy, room: Path, *, max_bytes: int, hub_url: str | None = None, resolve: Resolve = resolve
+) -> Iterator[Network]:
+    """A proxy with this policy, until the block ends. Whoever runs in the sandbox may write to `room`."""
+    room.chmod(0o777)  # it runs as another user; the folder above is for us alone
+    with make_folder() as folder:
+        path = Path(folder) / "proxy"
+        with proxy(path, policy, resolve) as journal:
+            yield Network(proxy=path, journal=journal, room=room, max_bytes=max_bytes, hub_url=hub_url)
+
+
+@contextmanager
+def watched(found: Network, process: Confined) -> Iterator[None]:
+    """Kill the process once its folder holds too much. No kernel bounds a folder, so it is measured, a few times per
+    second: it can be exceeded by what a disk takes in that time.
+    """
+    ended, free = threading.Event(), _free(found.room)
+
+    def look() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            size, files = measure(found.room)
+            if size > found.max_bytes or files > MAX_FILES:
+                found.overflow = f"it wrote more than the {found.max_bytes:,} bytes or {MAX_FILES:,} files that it may"
+            elif free - _free(found.room) > 2 * found.max_bytes + 2**30:
+                found.overflow, found.lost = "the disk lost far more room than the sandbox's folder holds", True
+            else:
+                continue
+            process.end(kill=True)
+            return
+
+    watch = threading.Thread(target=look, name="sandbox-room", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watch.join()
+
+
+def measure(folder: Path) -> tuple[int, int]:
+    """Bytes and entries below a folder that others write to meanwhile; no link is followed, and counting ends early
+    where there are far too many.
+    """
+    size, files, waiting = 0, 0, [str(folder)]
+    while waiting and files <= MAX_FILES:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    files += 1
+                    if files > MAX_FILES:
+                        break
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue  # gone meanwhile
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(entry.path)
+                    size += found.st_blocks * 512
+        except OSError:
+            continue
+    return size, files
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
