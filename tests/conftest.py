@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest_plugins = ["engine", "effort"]
+pytest_plugins = ["engine", "effort", "attack_world"]
 
 
 @pytest.fixture(autouse=True)

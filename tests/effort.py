@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 REPORT = Path(__file__).parent.parent / "docs" / "results" / "test-long.md"
 LONG = os.environ.get("RANKER_TESTS") == "long"
+
+DAY = "RANKER_TESTS_DAY"  # as 2026-11-20; says which third of the dear cases runs, so that a day can be repeated
+Case = TypeVar("Case")
 
 _counts: dict[str, int] = {}
 
@@ -25,6 +29,28 @@ def count(what: str, *, short: int, long: int) -> int:
 def found(what: str, number: int) -> None:
     """Something worth knowing that was counted on the way: it stands in the report too."""
     _counts[what] = number
+
+
+def pytest_configure() -> None:
+    """Fix the day once, for all test processes of this run, should midnight pass."""
+    os.environ.setdefault(DAY, f"{datetime.now(UTC):%Y-%m-%d}")
+
+
+def pytest_report_header() -> str:
+    """With what a failure of today's third can be repeated on another day."""
+    return f"a third of the dear cases runs each day: this is {DAY}={os.environ[DAY]}"
+
+
+def third(cases: Sequence[Case], *, day: date) -> list[Case]:
+    """Every third case, beginning with another one on each of three days."""
+    return list(cases[day.toordinal() % 3 :: 3])
+
+
+def todays(what: str, cases: Sequence[Case]) -> list[Case]:
+    """All cases in `make test-long`, else the day's third; `what` names them in the report."""
+    chosen = list(cases) if LONG else third(cases, day=date.fromisoformat(os.environ[DAY]))
+    _counts[what] = len(chosen)
+    return chosen
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
