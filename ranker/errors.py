@@ -6,6 +6,7 @@ RankerError                       1   something on our side
 ├── ParticipantError              3   the submission broke its contract; never retried, told to the team
 ├── MissingError                  4   an engine, a model or data is missing; `ranker doctor` names it
 ├── InfraError                    1   our machine failed (engine died, disk full); retried with back-off
+│   ├── VanishedError             1   the encoder's process was killed, nobody knows by whom; retried a few times
 │   └── LeaseLostError            1   another attempt owns the job now; this one must stop writing
 └── OrganizerError                1   our data or configuration is broken; the queue stops loudly
 
@@ -56,6 +57,13 @@ class MissingError(RankerError):
 
 class InfraError(RankerError):
     """Our own machinery failed; the attempt is repeated and costs the team nothing."""
+
+
+class VanishedError(InfraError):
+    """The encoder's process was killed, and neither a limit of ours nor the machine's lack of memory explains it.
+
+    Once, that is taken for an accident of ours; again and again, for code that kills itself.
+    """
 
 
 class LeaseLostError(InfraError):

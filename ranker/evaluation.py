@@ -131,6 +131,7 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
         scores = [_score(run, task, model, encoder, weights) for task in run.part.tasks]
+        usage = started.usage().to_json()
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
     run.lap(Stage.CHECK)
@@ -138,12 +139,13 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
         "sandbox": sandbox.name,
         "threads": threads,
         "weights": weights,
+        "encoder": usage,
         "probes": encoder.probed.to_json(),
         "started_at": _iso(started_at),
     }
     digest = write_manifest(run.folder, _manifest(run, scores) | facts)
     folder = str(run.folder.relative_to(context.home.root))
-    return Outcome(result={"run": folder, "manifest_digest": digest}, scores=tuple(scores))
+    return Outcome(result={"run": folder, "manifest_digest": digest, "encoder": usage}, scores=tuple(scores))
 
 
 def _manifest(run: _Run, scores: Sequence[NewScore]) -> dict[str, object]:

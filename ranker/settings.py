@@ -115,5 +115,10 @@ class Service(Strict):
         default=120.0, description="a job whose worker was not heard of for so long is given to another"
     )
     infra_attempts: int = Field(default=5, ge=1, description="attempts of a job that fails by our own fault")
+    killed_attempts: int = Field(
+        default=3,
+        ge=1,
+        description="so many of a job whose encoder was killed, and it was its own doing",
+    )
     retry_delay_s: float = Field(default=10.0, ge=0, description="doubled with each attempt")
     cpu_workers: int = Field(default=2, ge=1, description="worker processes on a machine without a GPU")

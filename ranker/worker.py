@@ -28,7 +28,15 @@ from ranker import queue
 from ranker.config import load
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
-from ranker.errors import InfraError, LeaseLostError, MissingError, OrganizerError, ParticipantError, UsageError
+from ranker.errors import (
+    InfraError,
+    LeaseLostError,
+    MissingError,
+    OrganizerError,
+    ParticipantError,
+    UsageError,
+    VanishedError,
+)
 from ranker.home import Home
 from ranker.job import JobContext, Outcome, SubmissionSnapshot, run_folder
 from ranker.queue import Claim
@@ -44,6 +52,7 @@ EXIT_ORGANIZER = 1
 EXIT_STOPPED = 130
 PROGRESS_INTERVAL_S = 1.0
 LOG_NAME = "worker.log"
+KILLED_NAME = "encoder-was-killed"
 
 
 def check(context: JobContext) -> Outcome:
@@ -238,6 +247,8 @@ class Worker:
 
     def _record_failure(self, claim: Claim, error: Exception, log_path: Path) -> Fault:
         fault, reasons = blame(error, log_path)
+        if isinstance(error, VanishedError):
+            fault, reasons = self._blame_killed(reasons, log_path.parent)
         log.error("failed, fault: %s", fault, exc_info=error)
         status = queue.fail(
             self.engine,
@@ -250,6 +261,17 @@ class Worker:
         )
         log.info("the job is %s", status)
         return fault
+
+    def _blame_killed(self, reasons: tuple[str, ...], folder: Path) -> tuple[Fault, tuple[str, ...]]:
+        """Ours, if it is the first such attempts of the job; else theirs: code that kills its own process, in a sandbox
+        that shows it no other, looks the same as an accident of ours, but accidents do not come each time.
+        """
+        (folder / KILLED_NAME).touch()
+        attempts = len(list(folder.parent.glob(f"attempt-*/{KILLED_NAME}")))
+        if attempts < self.service.killed_attempts:
+            return Fault.INFRA, reasons
+        often = f"; that was so in {attempts} attempts, so its own code is taken to have done it"
+        return Fault.PARTICIPANT, (reasons[0] + often, *reasons[1:])
 
     def _wait(self, job_ids: Collection[int] | None) -> bool:
         """Wait, at most a second, for a job that is queued but not due; False if none is queued."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError
+from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, VanishedError
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, judge_engine, plain
 from ranker.settings import Limits
 from ranker.types import Fault
@@ -50,6 +50,28 @@ def test_an_exit_of_its_own_names_code_or_signal(code: int, words: str) -> None:
 def test_a_kill_from_nowhere_is_ours(code: int | None) -> None:
     """SIGKILL without a limit reached may be the host's lack of memory or an administrator: retried, not blamed."""
     assert judge(Seen.CLOSED, Phase.ENCODING, ending(code), LIMITS).fault is Fault.INFRA
+
+
+def test_only_a_kill_that_nothing_explains_is_counted() -> None:
+    """A kill while the kernel was killing for lack of memory is an accident; one without a reason may be their own."""
+    counted = [
+        isinstance(judge(Seen.CLOSED, Phase.ENCODING, how, LIMITS).error(), VanishedError)
+        for how in (ending(137), ending(None), ending(137, machine_short=True), ending(3))
+    ]
+    assert counted == [True, True, False, False]
+    assert (
+        "this machine ran out of memory"
+        in judge(Seen.CLOSED, Phase.LOADING, ending(137, machine_short=True), LIMITS).sentence
+    )
+
+
+def test_limits_of_a_whole_job_and_of_the_gpu_are_named() -> None:
+    """A team must learn that it was the sum of its calls, or the GPU's memory, that was too much."""
+    spent = judge(Seen.SPENT, Phase.ENCODING, ending(137, killed_by_us=True), Limits(run_timeout_s=3600))
+    full = judge(Seen.CLOSED, Phase.ENCODING, ending(137, out_of_gpu_memory=True), LIMITS)
+    assert (spent.fault, full.fault) == (Fault.PARTICIPANT, Fault.PARTICIPANT)
+    assert "the 3600 s that all loading and calls of one job may take" in spent.sentence
+    assert "16 GB of GPU memory" in full.sentence
 
 
 @pytest.mark.parametrize(("phase", "limit"), [(Phase.ENCODING, "60 s"), (Phase.LOADING, "300 s")])

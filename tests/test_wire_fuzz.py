@@ -69,6 +69,9 @@ class Ended:
     def peak_memory(self) -> PeakMemory | None:
         return None
 
+    def gpu_peak(self) -> int | None:
+        return None
+
     def owns(self, peer: Peer) -> bool:
         return True
 

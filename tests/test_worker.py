@@ -28,6 +28,7 @@ from ranker.errors import (
     OrganizerError,
     ParticipantError,
     RankerError,
+    VanishedError,
 )
 from ranker.home import Home
 from ranker.job import JobContext, Outcome
@@ -138,6 +139,30 @@ def test_every_error_has_its_fault(engine: Engine, home: Home, error: Exception,
         if isinstance(error, ParticipantError)
         else str(error) in failed.reasons[0]
     )
+
+
+def test_an_encoder_that_is_killed_each_time_has_killed_itself(engine: Engine, home: Home) -> None:
+    """Attacks retries without end for code that sends itself SIGKILL: ours twice, then its own; other accidents of ours
+    in between are not counted against it.
+    """
+    enqueue(engine)
+    errors: list[Exception] = [
+        VanishedError("the encoder was killed"),
+        InfraError("the engine died"),
+        VanishedError("the encoder was killed"),
+        VanishedError("the encoder was killed while it encoded"),
+    ]
+    done = []
+
+    def handler(context: JobContext) -> Outcome:
+        done.append(job(engine).fault)
+        raise errors[len(done) - 1]
+
+    assert do(home, handler, SERVICE.model_copy(update={"infra_attempts": 9})) == EXIT_DONE
+    assert (len(done), job(engine).fault) == (4, Fault.PARTICIPANT)
+    assert job(engine).reasons == [
+        "the encoder was killed while it encoded; that was so in 3 attempts, so its own code is taken to have done it"
+    ]
 
 
 def test_a_mistake_of_ours_leaves_its_traceback(engine: Engine, home: Home) -> None:

@@ -18,7 +18,7 @@ from ranker.estimate.flops import Row
 from ranker.executors.local import THREAD_VARIABLES, Gpu
 from ranker.lalm.features import Excerpt
 from ranker.metrics import Pair
-from ranker.settings import Limits, Service
+from ranker.settings import Service
 from ranker.types import EncoderSource, MetricName, SandboxName
 
 COMMAND = (sys.executable, "-m", "ranker.estimate.measure")
@@ -48,9 +48,8 @@ class EncoderTrial(_Message):
     output_dim: int
     max_frames: int
     sandbox: SandboxName
-    image: str
+    service: Service
     home: Path
-    limits: Limits
     data: Path
     calls: tuple[tuple[Excerpt, ...], ...]
 

@@ -39,7 +39,7 @@ from ranker.lalm.generate import generate_tokens
 from ranker.lalm.model import AudioLanguageModel, Example
 from ranker.lalm.train import train
 from ranker.metrics import caption_models, evaluate
-from ranker.sandbox.backends import open_sandbox
+from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Encoder, EncoderSpec
 from ranker.types import MetricName
 
@@ -189,7 +189,7 @@ def _generate(
 
 def _encode(asked: EncoderTrial, trial: Trial) -> tuple[float, tuple[Call, ...]]:
     """Seconds to start the sandbox with the encoder in it, and each call's."""
-    sandbox = open_sandbox(asked.sandbox, image=asked.image, home=asked.home)
+    sandbox = open_configured(asked.service, asked.home, name=asked.sandbox)
     spec = EncoderSpec(
         tree=asked.tree,
         source=asked.source,
@@ -199,7 +199,7 @@ def _encode(asked: EncoderTrial, trial: Trial) -> tuple[float, tuple[Call, ...]]
         output_dim=asked.output_dim,
     )
     started = time.perf_counter()
-    with sandbox.start(spec, asked.limits) as encoder:
+    with sandbox.start(spec, asked.service.limits) as encoder:
         start_s = time.perf_counter() - started
         ahead = _noise_calls(encoder) if not asked.calls else _real_calls(encoder, asked)
         calls, since = list[Call](), time.perf_counter()

@@ -193,9 +193,8 @@ def _encoder_trial(
         output_dim=encoder.output_dim,
         max_frames=benchmark.recipe.max_frames,
         sandbox=sandbox,
-        image=service.docker_image,
+        service=service,
         home=home.root,
-        limits=service.limits,
         data=home.data / benchmark.name,
         calls=tuple(chosen),
     )

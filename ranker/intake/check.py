@@ -13,7 +13,7 @@ from ranker.intake.archive import Unpacked, unpack
 from ranker.intake.receive import ARCHIVE_NAME, REPORT_NAME, TREE_NAME, submission_folder
 from ranker.intake.report import inspect_report
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
-from ranker.sandbox.backends import open_sandbox
+from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import check_encoder, find_encoder
 from ranker.sandbox.serving import ServedSandbox
@@ -22,9 +22,9 @@ from ranker.types import Progress, Stage
 
 
 def check_submission(context: JobContext) -> Outcome:
-    """Handler of CHECK jobs; raises what `examine` and `ranker.sandbox.backends.open_sandbox` raise."""
+    """Handler of CHECK jobs; raises what `examine` and `ranker.sandbox.backends.open_configured` raise."""
     service = context.service
-    sandbox = open_sandbox(service.sandbox, image=service.docker_image, home=context.home.root)
+    sandbox = open_configured(service, context.home.root)
     return Outcome(result=examine(context.home, service, context.submission, sandbox, context.report))
 
 

@@ -9,15 +9,18 @@ from ranker.errors import MissingError
 from ranker.sandbox.bubblewrap import Bubblewrap
 from ranker.sandbox.none import NoSandbox
 from ranker.sandbox.serving import ServedSandbox
+from ranker.settings import Service
 from ranker.types import SandboxName
 
 
-def backend(name: SandboxName, *, image: str, home: Path | None = None) -> ServedSandbox:
-    """The named backend, tried or not; AUTO is no backend."""
+def backend(
+    name: SandboxName, *, image: str, home: Path | None = None, runtime: str | None = None, remap: bool = False
+) -> ServedSandbox:
+    """The named backend, tried or not; AUTO is no backend. `runtime` and `remap` are Docker's, see `DockerSandbox`."""
     if name is SandboxName.DOCKER:
         from ranker.sandbox.docker import DockerSandbox
 
-        return DockerSandbox(image=image, hidden=home)
+        return DockerSandbox(image=image, hidden=home, runtime=runtime, remap=remap)
     if name is SandboxName.BUBBLEWRAP:
         return Bubblewrap(hidden=home)
     if name is SandboxName.NONE:
@@ -25,7 +28,9 @@ def backend(name: SandboxName, *, image: str, home: Path | None = None) -> Serve
     raise ValueError(f"{name} is no backend")
 
 
-def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> ServedSandbox:
+def open_sandbox(
+    name: SandboxName, *, image: str, home: Path | None = None, runtime: str | None = None, remap: bool = False
+) -> ServedSandbox:
     """A backend that works here; nothing is started yet. `home` is the organizer's folder, which no encoder may see.
 
     AUTO tries docker, then bubblewrap; never none. What dead processes of ours left behind is removed.
@@ -34,7 +39,7 @@ def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> 
     names = (SandboxName.DOCKER, SandboxName.BUBBLEWRAP) if name is SandboxName.AUTO else (name,)
     reasons = []
     for candidate in names:
-        sandbox = backend(candidate, image=image, home=home)
+        sandbox = backend(candidate, image=image, home=home, runtime=runtime, remap=remap)
         availability = sandbox.available()
         if availability.ok:
             sandbox.reap()
@@ -43,6 +48,17 @@ def open_sandbox(name: SandboxName, *, image: str, home: Path | None = None) -> 
     raise MissingError(
         f"there is no sandbox to run an encoder in ({'; '.join(reasons)}); "
         "for code that you wrote yourself, and for no other, `--sandbox none` runs it without one"
+    )
+
+
+def open_configured(service: Service, home: Path, *, name: SandboxName | None = None) -> ServedSandbox:
+    """The sandbox that a home's configuration asks for, or `name` instead; see `open_sandbox`."""
+    return open_sandbox(
+        service.sandbox if name is None else name,
+        image=service.docker_image,
+        home=home,
+        runtime=service.docker_runtime,
+        remap=service.docker_remap,
     )
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ranker.sandbox.memory import PeakMemory
 from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
@@ -50,6 +51,35 @@ class EncoderSpec:
     weights: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What an encoder took since it was started. Times are wall clock as seen from outside, waiting for its answers.
+
+    `audio_s`: seconds of audio that were encoded, in `calls` calls. `peak` is None where memory cannot be read,
+    `gpu_peak_bytes` where no GPU was given.
+    """
+
+    load_s: float
+    calls: int
+    audio_s: float
+    encode_s: float
+    peak: PeakMemory | None
+    gpu_peak_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, memory in 10^9 bytes; `audio_s_per_s` is None where nothing was encoded."""
+        return {
+            "load_s": round(self.load_s, 3),
+            "calls": self.calls,
+            "audio_s": round(self.audio_s, 3),
+            "encode_s": round(self.encode_s, 3),
+            "audio_s_per_s": round(self.audio_s / self.encode_s, 2) if self.encode_s and self.calls else None,
+            "peak_memory_gb": None if self.peak is None else round(self.peak.size_bytes / 1e9, 3),
+            "peak_memory_source": None if self.peak is None else str(self.peak.source),
+            "gpu_peak_memory_gb": None if self.gpu_peak_bytes is None else round(self.gpu_peak_bytes / 1e9, 3),
+        }
+
+
 class Encoder(Protocol):
     """A running encoder. Every method raises ParticipantError (theirs) or InfraError (ours), and nothing else on
     purpose.
@@ -72,6 +102,13 @@ class Encoder(Protocol):
         """
 
 
+class StartedEncoder(Encoder, Protocol):
+    """An encoder of a sandbox's own, which knows what it took."""
+
+    def usage(self) -> Usage:
+        """What it has taken so far; never raises."""
+
+
 class Sandbox(Protocol):
     """A way to confine a process."""
 
@@ -82,7 +119,7 @@ class Sandbox(Protocol):
     def available(self) -> Availability:
         """Try the backend, cheaply (under a second); never raises."""
 
-    def start(self, spec: EncoderSpec, limits: Limits) -> AbstractContextManager[Encoder]:
+    def start(self, spec: EncoderSpec, limits: Limits) -> AbstractContextManager[StartedEncoder]:
         """Start the encoder server for `spec` under `limits`; leaving the context kills everything that it started.
 
         Raises ParticipantError with every way in which the loaded encoder breaks its contract, MissingError if the

@@ -70,6 +70,10 @@ class Child:
         """Of its control group if it has one, else of its processes."""
         return group_peak(self._groups) or process_peak(self._process.pid)
 
+    def gpu_peak(self) -> int | None:
+        """None: it is given no GPU."""
+        return None
+
     def close(self) -> None:
         """End it, whatever it does, and leave no thread or pipe behind."""
         self.end(kill=True)

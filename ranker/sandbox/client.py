@@ -10,7 +10,7 @@ import math
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from ranker.config import Recipe
 from ranker.errors import InfraError, ParticipantError
 from ranker.sandbox import wire
-from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
+from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features, Usage
 from ranker.sandbox.contract import (
     CallReport,
     FileReport,
@@ -32,6 +32,7 @@ from ranker.sandbox.contract import (
 )
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence, plain
 from ranker.sandbox.memory import PeakMemory
+from ranker.sandbox.processes import kernel_kills
 from ranker.settings import Limits
 from ranker.types import EncoderSource
 
@@ -58,6 +59,9 @@ class Confined(Protocol):
     def peak_memory(self) -> PeakMemory | None:
         """The most memory that it has taken so far; None where that cannot be known. Never raises."""
 
+    def gpu_peak(self) -> int | None:
+        """The most bytes of GPU memory that it was seen to have; None without a GPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -71,7 +75,7 @@ class Call:
 
 
 class EncoderClient:
-    """A server that answered, and (after `load`) its encoder. Implements `base.Encoder`."""
+    """A server that answered, and (after `load`) its encoder. Implements `base.StartedEncoder`."""
 
     def __init__(
         self, connection: socket.socket, process: Confined, limits: Limits, *, max_frames: int = DEFAULT_MAX_FRAMES
@@ -82,6 +86,9 @@ class EncoderClient:
         self._max_frames = max_frames
         self._loaded: LoadReport | None = None
         self._greeting: Greeting | None = None
+        self._kernel_kills = kernel_kills()
+        self._seconds = dict.fromkeys(Phase, 0.0)
+        self._calls, self._audio_s = 0, 0.0
 
     @property
     def greeting(self) -> Greeting:
@@ -121,6 +128,17 @@ class EncoderClient:
     def peak_memory(self) -> PeakMemory | None:
         """The most memory that the server, and with it the encoder, has taken so far."""
         return self._process.peak_memory()
+
+    def usage(self) -> Usage:
+        """See `base.StartedEncoder.usage`."""
+        return Usage(
+            load_s=self._seconds[Phase.LOADING],
+            calls=self._calls,
+            audio_s=self._audio_s,
+            encode_s=self._seconds[Phase.ENCODING],
+            peak=self.peak_memory(),
+            gpu_peak_bytes=self._process.gpu_peak(),
+        )
 
     def inspect(self, file: str, timeout_s: float) -> FileReport:
         """Have one Python file of the root folder imported in a process of its own, and its candidates listed."""
@@ -172,6 +190,7 @@ class EncoderClient:
             subject=subject,
         )
         report = self._parse(CallReport, header, Phase.ENCODING)
+        self._calls, self._audio_s = self._calls + 1, self._audio_s + sum(lengths) / SAMPLE_RATE_HZ
         return self._judge_call(report, numbers, lengths, subject)
 
     def _judge_call(
@@ -216,17 +235,22 @@ class EncoderClient:
         timeout_s: float,
         subject: str = "",
     ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-        deadline = time.monotonic() + timeout_s
+        left_s = self._limits.run_timeout_s - sum(self._seconds.values())
+        late = Seen.LATE if timeout_s < left_s else Seen.SPENT
+        started = time.monotonic()
+        deadline = started + min(timeout_s, left_s)
         try:
             wire.send(self._connection, request, clips, deadline=deadline)
         except wire.LateError as error:
-            raise self._fail(Seen.LATE, phase, str(error), subject) from None
+            raise self._fail(late, phase, str(error), subject) from None
         except wire.ClosedError as error:
             raise self._fail(Seen.CLOSED, phase, str(error), subject) from None
-        return self._receive(phase, max_payload=max_payload, deadline=deadline, subject=subject)
+        answer = self._receive(phase, max_payload=max_payload, deadline=deadline, subject=subject, late=late)
+        self._seconds[phase] += time.monotonic() - started
+        return answer
 
     def _receive(
-        self, phase: Phase, *, max_payload: int, deadline: float, subject: str = ""
+        self, phase: Phase, *, max_payload: int, deadline: float, subject: str = "", late: Seen = Seen.LATE
     ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
         try:
             return wire.receive(self._connection, max_payload=max_payload, deadline=deadline)
@@ -236,7 +260,7 @@ class EncoderClient:
                 f"this machine has no {max_payload / 1e6:,.0f} MB of memory for one call's features"
             ) from None
         except wire.LateError as error:
-            raise self._fail(Seen.LATE, phase, str(error), subject) from None
+            raise self._fail(late, phase, str(error), subject) from None
         except wire.ClosedError as error:
             raise self._fail(Seen.CLOSED, phase, str(error), subject) from None
         except wire.WireError as error:
@@ -255,6 +279,7 @@ class EncoderClient:
         """End the process and say whose fault it was."""
         self._connection.close()
         ending = self._process.end(kill=seen is not Seen.CLOSED)
+        ending = replace(ending, machine_short=kernel_kills() > self._kernel_kills)
         return judge(seen, phase, ending, self._limits, subject=subject, detail=detail).error()
 
 

@@ -165,6 +165,10 @@ class _Container:
             log=log.decode("utf-8", "replace"),
         )
 
+    def gpu_peak(self) -> int | None:
+        """None: it is given no GPU."""
+        return None
+
     def owns(self, peer: Peer) -> bool:
         """Whether it is the container's user and, where we can see the process, in the container's control group."""
         if self._uid not in {None, peer.uid}:

@@ -10,7 +10,7 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, RankerError
+from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, RankerError, VanishedError
 from ranker.settings import Limits
 from ranker.types import Fault
 
@@ -22,6 +22,7 @@ class Seen(StrEnum):
 
     CLOSED = "closed"  # the connection ended
     LATE = "late"  # no answer before the deadline
+    SPENT = "spent"  # no answer before all the time that a job may take was used up
     NONSENSE = "nonsense"  # an answer that breaks the protocol
 
 
@@ -39,27 +40,33 @@ class Ending:
     """How the server's process ended.
 
     `exit_code` as a shell gives it (128 + signal), None if unknown; `killed_by_us` after a deadline or nonsense;
-    `out_of_memory` if the kernel killed something inside for the sandbox's memory limit; `log` is the end of what it
-    printed.
+    `out_of_memory` if the kernel killed something inside for the sandbox's memory limit; `out_of_gpu_memory` if we
+    ended it for the GPU's; `machine_short` if the kernel killed anything on this machine for lack of memory meanwhile;
+    `log` is the end of what it printed.
     """
 
     exit_code: int | None
     killed_by_us: bool = False
     out_of_memory: bool = False
+    out_of_gpu_memory: bool = False
+    machine_short: bool = False
     log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whose fault, and the sentence that says so."""
+    """Whose fault, and the sentence that says so. `unexplained`: ours for now, theirs if it happens again and again."""
 
     fault: Fault
     sentence: str
+    unexplained: bool = False
 
     def error(self) -> RankerError:
         """The exception to raise."""
         if self.fault is Fault.PARTICIPANT:
             return ParticipantError([self.sentence])
+        if self.unexplained:
+            return VanishedError(self.sentence)
         return (OrganizerError if self.fault is Fault.ORGANIZER else InfraError)(self.sentence)
 
 
@@ -82,21 +89,16 @@ def judge(seen: Seen, phase: Phase, ending: Ending, limits: Limits, *, subject: 
     nonsense.
     """
     doing = _DOING[phase] + (f" {subject}" if subject else "")
-    if ending.out_of_memory:
-        return _judge_memory(phase, doing, limits)
+    if ending.out_of_memory or ending.out_of_gpu_memory:
+        return _judge_memory(phase, doing, limits, gpu=not ending.out_of_memory)
     if phase is Phase.STARTING:
         what = "did not answer in time" if seen is Seen.LATE else f"ended with {exit_words(ending.exit_code)}"
         return Verdict(
             fault=Fault.INFRA,
             sentence=f"the encoder server {what} {doing}, before any submitted code ran{_said(ending.log)}",
         )
-    if seen is Seen.LATE:
-        limit = limits.call_timeout_s if phase is Phase.ENCODING else limits.load_timeout_s
-        name = "one call" if phase is Phase.ENCODING else "loading"
-        return Verdict(
-            fault=Fault.PARTICIPANT,
-            sentence=f"the encoder gave no answer within {limit:g} s {doing}; the limit for {name} is {limit:g} s",
-        )
+    if seen in {Seen.LATE, Seen.SPENT}:
+        return Verdict(fault=Fault.PARTICIPANT, sentence=_time_sentence(seen, phase, doing, limits))
     if seen is Seen.NONSENSE:
         return Verdict(
             fault=Fault.PARTICIPANT,
@@ -105,7 +107,19 @@ def judge(seen: Seen, phase: Phase, ending: Ending, limits: Limits, *, subject: 
     return _judge_exit(ending, doing)
 
 
-def _judge_memory(phase: Phase, doing: str, limits: Limits) -> Verdict:
+def _time_sentence(seen: Seen, phase: Phase, doing: str, limits: Limits) -> str:
+    if seen is Seen.SPENT:
+        allowed = f"{limits.run_timeout_s:g} s that all loading and calls of one job may take together"
+        return f"the encoder used up the {allowed}, {doing}"
+    limit = limits.call_timeout_s if phase is Phase.ENCODING else limits.load_timeout_s
+    name = "one call" if phase is Phase.ENCODING else "loading"
+    return f"the encoder gave no answer within {limit:g} s {doing}; the limit for {name} is {limit:g} s"
+
+
+def _judge_memory(phase: Phase, doing: str, limits: Limits, *, gpu: bool) -> Verdict:
+    if gpu:
+        sentence = f"the encoder used more than the {limits.gpu_memory_gb:g} GB of GPU memory that it may have, {doing}"
+        return Verdict(fault=Fault.PARTICIPANT, sentence=sentence)
     if phase is Phase.STARTING:
         sentence = (
             f"memory_gb is {limits.memory_gb:g}, which is too little to import torch, before any submitted code ran; "
@@ -124,7 +138,9 @@ def _judge_exit(ending: Ending, doing: str) -> Verdict:
     if ending.exit_code == 128 + signal.SIGKILL or ending.exit_code is None:
         # Their code can kill itself, but so can our machine's administrator and its own lack of memory.
         how = "was killed" if ending.exit_code is not None else "ended, nobody knows how,"
-        return Verdict(fault=Fault.INFRA, sentence=f"the encoder server {how} {doing}, without a limit being reached")
+        why = "as this machine ran out of memory" if ending.machine_short else "without a limit being reached"
+        sentence = f"the encoder server {how} {doing}, {why}"
+        return Verdict(fault=Fault.INFRA, sentence=sentence, unexplained=not ending.machine_short)
     return Verdict(
         fault=Fault.PARTICIPANT,
         sentence=f"the encoder ended its own process with {exit_words(ending.exit_code)} {doing}{_said(ending.log)}",

@@ -22,3 +22,12 @@ def is_below(pid: int, ancestor: int) -> bool:
     while one is not None and one > 1 and one != ancestor:
         one = parent_of(one)
     return one == ancestor
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed on this machine for lack of memory, in a group's limit or at large."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (PROC / "vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

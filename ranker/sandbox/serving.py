@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from ranker.errors import ParticipantError
-from ranker.sandbox.base import Availability, Encoder, EncoderSpec
+from ranker.sandbox.base import Availability, EncoderSpec, StartedEncoder
 from ranker.sandbox.client import DEFAULT_MAX_FRAMES, Confined, EncoderClient, accept
 from ranker.sandbox.contract import changed_output_dim
 from ranker.sandbox.environment import Launch, threads_for
@@ -108,7 +108,7 @@ class ServedSandbox(ABC):
             return process.end(kill=False)
 
     @contextmanager
-    def start(self, spec: EncoderSpec, limits: Limits) -> Iterator[Encoder]:
+    def start(self, spec: EncoderSpec, limits: Limits) -> Iterator[StartedEncoder]:
         """See `base.Sandbox.start`."""
         with self.connect(spec, limits) as client:
             violations = client.load(spec.source).violations()
