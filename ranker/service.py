@@ -21,6 +21,7 @@ from ranker.home import Home, asset
 from ranker.types import Buildable, SandboxName
 
 if TYPE_CHECKING:
+    from ranker.audit import Asked, Audit
     from ranker.board import Board
     from ranker.calibration import Calibration
     from ranker.comparison import Difference
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ranker.estimate import Estimate
     from ranker.inspection import TaskInspection
     from ranker.intake.receive import Received
+    from ranker.likeness import Likeness
     from ranker.metrics.recompute import Recomputed
     from ranker.overview import SubmissionView
     from ranker.planning import Plan
@@ -131,11 +133,11 @@ class Ranker:
         Raises MissingError, before any worker starts, if there is no sandbox; else what `executors.local.run` raises.
         """
         from ranker.executors import local
-        from ranker.sandbox.backends import open_sandbox
+        from ranker.sandbox.backends import open_configured
 
         service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
         if job_ids:
-            open_sandbox(service.sandbox, image=service.docker_image, home=self.home.root)
+            open_configured(service, self.home.root)
         local.run(self.home, service, job_ids, on_tick=on_tick)
 
     def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
@@ -202,6 +204,25 @@ class Ranker:
             submissions=submissions,
             measure=measure,
         )
+
+    def audit(
+        self, submission: str, name: str | None, *, asked: Asked, on_progress: Callable[[str, int, int], None]
+    ) -> Audit:
+        """Ask a submission's encoder again for changed test clips. Raises as `ranker.audit.prepare` and `ask`."""
+        from ranker.audit import prepare
+
+        service = self.service.model_copy(update={"sandbox": self.sandbox(asked.sandbox)})
+        benchmark = self.benchmark(name)
+        with self.reading() as reading:
+            auditor = prepare(reading, self.home, service, benchmark, submission, asked=asked)
+        return auditor.ask(on_progress)
+
+    def likeness(self, names: Sequence[str] | None) -> Likeness:
+        """Which submissions (None: all) hold the same weights, or nearly the same."""
+        from ranker.likeness import compare, member
+
+        views = self.find(names) if names else self.submissions()
+        return compare([member(self.home, view.submission) for view in views])
 
     def submissions(self) -> list[SubmissionView]:
         """Every submission, in the order of arrival; none where there is no database yet."""

@@ -188,6 +188,21 @@ class Layout(StrEnum):
     XARES_LLM = "xares_llm"
 
 
+class Change(StrEnum):
+    """What an audit does to a test clip before it asks again."""
+
+    SHIFTED = "shifted"
+    SCALED = "scaled"
+
+
+class AuditVerdict(StrEnum):
+    """Whether a score survives the change, from good to bad; nothing is said of few clips."""
+
+    HOLDS = "holds"
+    TOO_FEW = "too few clips"
+    COLLAPSES = "collapses"
+
+
 class SandboxName(StrEnum):
     """Where the encoder runs. AUTO: the first of DOCKER and BUBBLEWRAP that works. NONE: for one's own code only."""
 

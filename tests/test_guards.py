@@ -28,12 +28,12 @@ LAYERS = """
     manifest settings
     data db hidden metrics
     queue sandbox scoring
-    executors inspection job lalm lineup scoretable uncertainty
+    executors inspection job lalm likeness lineup scoretable uncertainty
     board conditions doctor estimate intake provision weights
     calibration
     evaluation site
     comparison overview worker
-    planning results
+    audit planning results
     service
     cli
 """

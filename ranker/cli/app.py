@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 import ranker
 from ranker import service as services
 from ranker.cli import tables
+from ranker.cli.audit import audit
 from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
 from ranker.cli.estimate import estimate
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 data_app.command("inspect")(data_inspect)
 app.add_typer(data_app, name="data")
+app.command()(audit)
 app.command()(calibrate)
 app.command()(estimate)
 app.command()(metric)
