@@ -179,6 +179,10 @@ def submission(row: Row, board: Board, **changes: object) -> SubmissionPage:
     manifest = {
         "attempt": 1, "finished_at": "2026-03-04T16:12:09+00:00", "peak_memory_gb": 1.82,
         "seconds": {"encode": 41.2, "generate": 38.05, "load": 1.9, "score": 0.42, "train": 222.7},
+        "encoder": {
+            "load_s": 1.9, "calls": 310, "audio_s": 2480.0, "encode_s": 79.25, "audio_s_per_s": 31.29,
+            "peak_memory_gb": 0.81, "peak_memory_source": "control group", "gpu_peak_memory_gb": None,
+        },
         "hardware": {"device": "cpu", "cpu": "AMD EPYC 7B13", "threads": 2},
         "versions": {"ranker": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         "digests": {"submission": "e5" * 32, "decoder": "c3" * 32}, "seeds": {"training": 42},

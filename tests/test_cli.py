@@ -36,6 +36,7 @@ from ranker.errors import (
     UsageError,
 )
 from ranker.home import Home
+from ranker.sandbox.usage import Usage
 from ranker.types import Fault, JobKind, Progress, Stage, Status
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
@@ -342,6 +343,18 @@ def test_a_probes_words_are_text(run: Run, engine: Engine) -> None:
     shown = " ".join(run("show", "team").split())
     assert "short clips" in shown
     assert "[bold]x" in shown
+
+
+def test_what_an_encoder_took_is_shown(run: Run, engine: Engine) -> None:
+    """Attacks the figures of a run: speed and memory stand in `show`; a run that did not keep them is shown too."""
+    submission = submit(engine)
+    took = Usage(load_s=2, calls=3, audio_s=90, encode_s=4.5, peak=None).to_json()
+    for track, result in (("A", {"run": "r"}), ("B", {"run": "r", "encoder": took})):
+        job = enqueue(engine, submission, track)
+        queue.finish(engine, claim(engine, job), now=NOW, result=result, scores=())
+    shown = " ".join(run("show", "team").split())
+    assert shown.count("the encoder: ") == 1
+    assert "encoding 20.0 s of audio per second (90 s in 3 calls took 4 s)" in shown
 
 
 def test_paths_that_doctor_names_are_whole() -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from ranker.errors import MissingError, ParticipantError
 from ranker.sandbox import owner
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import Audio, Encoder, EncoderSpec
-from ranker.sandbox.client import EncoderClient
+from ranker.sandbox.child import running
+from ranker.sandbox.client import EncoderClient, accept
+from ranker.sandbox.faults import Phase
 from ranker.sandbox.memory import MemorySource
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits
@@ -299,6 +302,18 @@ def test_memory_that_was_given_back_stands_in_the_peak(started: tuple[SandboxNam
     assert after.source is (MemorySource.GROUP if grouped else MemorySource.PROCESSES)
 
 
+def test_time_and_audio_are_counted(started: tuple[SandboxName, EncoderClient]) -> None:
+    """Attacks the figures of the manifest: each call's audio is counted once, and loading is no encoding."""
+    _, encoder = started
+    before = encoder.usage()
+    encoder.encode([clip(0.5), clip(1.0)])
+    after = encoder.usage()
+    assert (after.calls - before.calls, after.audio_s - before.audio_s) == (1, 1.5)
+    assert after.encode_s > before.encode_s
+    assert after.load_s == before.load_s > 0
+    assert after.peak is not None
+
+
 def test_nothing_of_the_host_can_be_reached(started: tuple[SandboxName, Encoder], outside: Outside) -> None:
     """Labels, variables, network, home, processes, writable places; without a sandbox most can be (the control)."""
     name, encoder = started
@@ -367,6 +382,18 @@ def test_a_call_that_never_returns_is_ended_with_all_it_started(
     if name is SandboxName.NONE:
         os.kill(daemons[0], signal.SIGKILL)
     assert wait_until_gone(daemons) == []
+
+
+def test_the_sum_of_all_calls_is_limited_too(tmp_path: Path) -> None:
+    """Each call keeps its own limit, but all together take too long: ended, and told which limit it was."""
+    sandbox = backend(SandboxName.NONE, image=IMAGE)
+    spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
+    limits = LIMITS.model_copy(update={"run_timeout_s": 10.0})
+    with sandbox.connect(spec, limits) as encoder:
+        encoder.load(SOURCE)
+        encoder._seconds[Phase.ENCODING] = 9.9 - encoder.usage().load_s
+        with pytest.raises(ParticipantError, match="used up the 10 s that all loading and calls of one job may take"):
+            encoder.encode([clip(how=HANG)])
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -495,6 +522,53 @@ def test_folders_of_a_dead_owner_are_reaped_and_no_others(tmp_path: Path, monkey
         (tmp_path / f"ranker-socket-{name}-abc").mkdir()
     assert owner.reap_folders() == 1
     assert {path.name for path in tmp_path.iterdir()} == {f"ranker-socket-{names[i]}-abc" for i in (0, 2, 3)}
+
+
+def test_who_connects_in_the_servers_stead_is_hung_up_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A process of the same user that is not the sandbox's is quicker than the server: it is not spoken with."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as impostor:
+        listener.bind(str(path))
+        listener.listen(2)
+        impostor.connect(str(path))
+        code = (
+            f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); s.sendall(b'own'); s.recv(1)"
+        )
+        with running([sys.executable, "-c", code], environment={}, folder=tmp_path, log_bytes=1000) as child:
+            with accept(listener, child, LIMITS, 20) as connection:
+                assert connection.recv(3) == b"own"
+            assert impostor.recv(1) == b""
+    assert f"pid {os.getpid()}, uid {os.geteuid()}" in caplog.text
+
+
+def test_a_containers_user_is_known_under_a_remap() -> None:
+    """The kernel names the host's id of whoever connects: that of the container's user, moved by the engine's range."""
+    from ranker.sandbox.docker import remaps_users, server_uid
+
+    plain: dict[str, Any] = {"SecurityOptions": ["name=seccomp,profile=default"], "DockerRootDir": "/var/lib/docker"}
+    options = ["name=seccomp,profile=default", "name=userns"]
+    remapped = {"SecurityOptions": options, "DockerRootDir": "/var/lib/docker/231072.231072"}
+    rootless = {"SecurityOptions": ["name=rootless"], "DockerRootDir": "/home/me/.local/share/docker"}
+    assert [remaps_users(engine) for engine in (plain, remapped, rootless)] == [False, True, True]
+    assert [server_uid(engine, 10001) for engine in (plain, remapped, rootless)] == [10001, 241073, None]
+    assert not remaps_users({**plain, "SecurityOptions": None})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [({"runtime": "runsc"}, "has no runtime runsc, which docker_runtime"), ({"remap": True}, "--userns-remap=default")],
+)
+def test_an_engine_that_is_not_as_configured_is_not_used(
+    docker_engine: str, wanted: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Without gVisor, or without a remap of users, one sentence says what is missing; nothing is started instead."""
+    sandbox = backend(SandboxName.DOCKER, image=IMAGE, **wanted)
+    found = sandbox.available()
+    if found.ok:
+        pytest.skip("this machine's engine has it")
+    assert words in found.reason
+    with pytest.raises(MissingError, match=words), sandbox.start(EncoderSpec(tree=tmp_path, source=SOURCE), LIMITS):
+        pass
 
 
 def test_a_missing_engine_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

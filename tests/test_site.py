@@ -297,7 +297,7 @@ def test_refused_submission_shows_its_reasons(tmp_path: Path) -> None:
 
 
 def test_a_submissions_page_has_the_checks_probes(tmp_path: Path) -> None:
-    """What was found and what follows stand as a table; what came from the team's code is text there, not markup."""
+    """What was found and what follows, and what the run took, stand there; what came from the team is text, not markup."""
     board = small_board()
     encoder = {"attribute": "MyEncoder", "batch_invariant": False, "shortest_clip_s": 0.25,
                "refused_clips": {"0.1 s": "ValueError: <b>short</b>"}}  # fmt: skip
@@ -306,6 +306,8 @@ def test_a_submissions_page_has_the_checks_probes(tmp_path: Path) -> None:
     assert "in a batch of clips of one length other features clips are encoded one by one" in page.text
     assert "0.25 s accepted; 0.1 s: ValueError: <b>short</b>" in page.text
     assert "MyEncoder" in page.text
+    assert "encoding 31.3 s of audio per second (2,480 s in 310 calls took 79 s)" in page.text
+    assert "peak memory 0.81 GB (control group)" in page.text
 
 
 def test_no_boards_and_empty_boards_are_friendly(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ranker.db.models import Job
 from ranker.doctor import Finding, Verdict
-from ranker.sandbox import probes
+from ranker.sandbox import probes, usage
 from ranker.types import Group as TaskGroup
 from ranker.types import Status, SubmissionState
 
@@ -177,6 +177,8 @@ def submission(view: SubmissionView) -> RenderableType:
                 )
             parts.append(scores)
         if job.result is not None:
+            took = [f"{what} {how}" for what, how in usage.words(job.result.get("encoder") or {})]
+            parts += [Text(f"  the encoder: {'; '.join(took)}")] if took else []
             parts.append(Text(f"  manifest: {job.result['run']}/manifest.json", style="dim"))
     return Group(*parts)
 

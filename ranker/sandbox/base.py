@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ranker.sandbox.memory import PeakMemory
+from ranker.sandbox.usage import Usage
 from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
@@ -49,35 +49,6 @@ class EncoderSpec:
     output_dim: int | None = None
     packages: Path | None = None
     weights: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """What an encoder took since it was started. Times are wall clock as seen from outside, waiting for its answers.
-
-    `audio_s`: seconds of audio that were encoded, in `calls` calls. `peak` is None where memory cannot be read,
-    `gpu_peak_bytes` where no GPU was given.
-    """
-
-    load_s: float
-    calls: int
-    audio_s: float
-    encode_s: float
-    peak: PeakMemory | None
-    gpu_peak_bytes: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, memory in 10^9 bytes; `audio_s_per_s` is None where nothing was encoded."""
-        return {
-            "load_s": round(self.load_s, 3),
-            "calls": self.calls,
-            "audio_s": round(self.audio_s, 3),
-            "encode_s": round(self.encode_s, 3),
-            "audio_s_per_s": round(self.audio_s / self.encode_s, 2) if self.encode_s and self.calls else None,
-            "peak_memory_gb": None if self.peak is None else round(self.peak.size_bytes / 1e9, 3),
-            "peak_memory_source": None if self.peak is None else str(self.peak.source),
-            "gpu_peak_memory_gb": None if self.gpu_peak_bytes is None else round(self.gpu_peak_bytes / 1e9, 3),
-        }
 
 
 class Encoder(Protocol):

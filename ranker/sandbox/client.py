@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from ranker.config import Recipe
 from ranker.errors import InfraError, ParticipantError
 from ranker.sandbox import wire
-from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features, Usage
+from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
 from ranker.sandbox.contract import (
     CallReport,
     FileReport,
@@ -33,6 +33,7 @@ from ranker.sandbox.contract import (
 from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence, plain
 from ranker.sandbox.memory import PeakMemory
 from ranker.sandbox.processes import kernel_kills
+from ranker.sandbox.usage import Usage
 from ranker.settings import Limits
 from ranker.types import EncoderSource
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ranker.board import Board, Interval, Row, TaskColumn
+from ranker.sandbox import usage
 from ranker.sandbox.probes import Probe, identity, rows
 from ranker.site import charts, text
 from ranker.site.pages import Sample, SubmissionPage, TrackRun
@@ -48,7 +49,7 @@ class DurationView:
 
 @dataclass(frozen=True, kw_only=True)
 class RunView:
-    """One track on a submission's page."""
+    """One track on a submission's page. `took`: what its encoder took in the run, each with a name."""
 
     slug: str
     title: str
@@ -60,6 +61,7 @@ class RunView:
     tasks: tuple[TaskView, ...]
     curve: charts.Curve | None
     durations: tuple[DurationView, ...]
+    took: tuple[tuple[str, str], ...]
     facts: tuple[text.FactGroup, ...]
     samples: tuple[SampleView, ...]
 
@@ -181,6 +183,7 @@ def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> Run
         tasks=tuple(_task(column, row, standing.fields) for column in board.columns) if row else (),
         curve=charts.training_curve(run.curve) if run else None,
         durations=_durations(manifest.pop("seconds", None)),
+        took=usage.words(manifest.get("encoder") or {}),
         facts=text.fact_groups(manifest, "Run"),
         samples=tuple(SampleView(title=titles[task], samples=items) for task, items in samples.items() if items),
     )
