@@ -297,7 +297,7 @@ def test_refused_submission_shows_its_reasons(tmp_path: Path) -> None:
 
 
 def test_a_submissions_page_has_the_checks_probes(tmp_path: Path) -> None:
-    """What was found and what follows, and what the run took, stand there; what came from the team is text, not markup."""
+    """What was found, what follows and what the run took stand there; what came from the team is text, not markup."""
     board = small_board()
     encoder = {"attribute": "MyEncoder", "batch_invariant": False, "shortest_clip_s": 0.25,
                "refused_clips": {"0.1 s": "ValueError: <b>short</b>"}}  # fmt: skip
