@@ -54,7 +54,7 @@ GROUPS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "clocks and timers",
+        "clocks and timers: sleeping, timeouts, and measuring time",
         """
         clock_getres clock_gettime clock_nanosleep gettimeofday nanosleep time timer_create timer_delete
         timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times

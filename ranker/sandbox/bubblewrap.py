@@ -48,8 +48,12 @@ class Bubblewrap(ServedSandbox):
             return Availability(ok=False, reason="bubblewrap is not installed; install the system's package bubblewrap")
         try:
             version = _run(["bwrap", "--version"]).stdout.split()[-1]
-            tried = _run([*_namespaces(), "--ro-bind", "/usr", "/usr", *_links(), "/usr/bin/true"])
-            seccomp.library()
+            file = seccomp.compiled_filter()
+            try:
+                world = ["--ro-bind", "/usr", "/usr", *_links(), "--seccomp", str(file)]
+                tried = _run([*_namespaces(), *world, "/usr/bin/true"], file)
+            finally:
+                os.close(file)
         except MissingError as error:
             return Availability(ok=False, reason=str(error))
         except (OSError, subprocess.TimeoutExpired, IndexError) as error:
@@ -89,9 +93,12 @@ class Bubblewrap(ServedSandbox):
                 os.close(file)
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], *files: int) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.defpath}
     # Every word of the command is ours.
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env={"PATH": os.defpath})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=10, check=False, env=environment, pass_fds=files
+    )
 
 
 def _namespaces() -> list[str]:

@@ -8,6 +8,7 @@ import ctypes
 import ctypes.util
 import json
 import os
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,17 @@ _KILL_PROCESS = 0x80000000
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
 _COMPARE = {"SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}
 _EPERM = 1
+_UNKNOWN_CALL = -1
 _AF_INET = 2
 _SOCK_STREAM = 1
 _SOCK_TYPE_MASK = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
+
+
+class Architecture(IntEnum):
+    """The machines that the profile is for; the values are the kernel's (AUDIT_ARCH_* of linux/audit.h)."""
+
+    X86_64 = 0xC000003E
+    AARCH64 = 0xC00000B7
 
 
 class _Comparison(ctypes.Structure):
@@ -66,6 +75,9 @@ def library() -> ctypes.CDLL:
     found.seccomp_init.restype = ctypes.c_void_p
     found.seccomp_init.argtypes = [ctypes.c_uint32]
     found.seccomp_release.argtypes = [ctypes.c_void_p]
+    found.seccomp_arch_native.restype = ctypes.c_uint32
+    found.seccomp_arch_add.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    found.seccomp_arch_remove.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     found.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
     found.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
     found.seccomp_rule_add_array.argtypes = [
@@ -79,15 +91,25 @@ def library() -> ctypes.CDLL:
     return found
 
 
-def compiled_filter(*, internet: bool = False) -> int:
+def compiled_filter(*, internet: bool = False, architecture: Architecture | None = None) -> int:
     """An open file, its descriptor at the start of the compiled profile; the caller closes it. Raises MissingError.
 
-    Calls through any ABI but the machine's own kill the process.
+    `architecture`: another machine than this one. Calls through any ABI but the machine's own 64-bit one kill the
+    process.
     """
     rules = profile(internet=internet)["syscalls"]
     lib = library()
+    native = lib.seccomp_arch_native()
+    if native not in set(Architecture):
+        known = " and ".join(each.name.lower() for each in Architecture)
+        raise MissingError(
+            f"docker/seccomp.json is for {known}; this machine is neither, so nothing can be confined here"
+        )
     context = lib.seccomp_init(_ERRNO | _EPERM)
     try:
+        if architecture not in {None, native}:
+            _must(lib.seccomp_arch_add(context, architecture), "seccomp_arch_add")
+            _must(lib.seccomp_arch_remove(context, native), "seccomp_arch_remove")
         _must(lib.seccomp_attr_set(context, _ATTRIBUTE_BAD_ARCHITECTURE, _KILL_PROCESS), "seccomp_attr_set")
         for rule in rules:
             _add(lib, context, rule)
@@ -107,7 +129,9 @@ def _add(lib: ctypes.CDLL, context: int, rule: dict[str, Any]) -> None:
     )
     for name in rule["names"]:
         number = lib.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:  # below zero: this architecture has no such call, or libseccomp is older than it
+        # A number below zero stands for a call that some other architecture has; that it has none, for one that this
+        # libseccomp is too old to know.
+        if number != _UNKNOWN_CALL:
             _must(
                 lib.seccomp_rule_add_array(context, action, number, len(arguments), comparisons), f"a rule for {name}"
             )
