@@ -28,6 +28,7 @@ from ranker.errors import InfraError, OrganizerError
 from ranker.hidden import load_benchmark
 from ranker.home import Home
 from ranker.intake.archive import describe
+from ranker.intake.phases import frozen_folders
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
 from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
@@ -250,6 +251,7 @@ def encoder_spec(home: Home, submission: SubmissionSnapshot, recipe: Recipe, thr
             f"the unpacked files of submission {submission.id} are no longer those that were checked; "
             f"delete {tree} and run `ranker ingest` on its ZIP again"
         )
+    frozen = frozen_folders(tree.parent, check)
     return EncoderSpec(
         tree=tree,
         source=EncoderSource(**check["source"]),
@@ -257,6 +259,8 @@ def encoder_spec(home: Home, submission: SubmissionSnapshot, recipe: Recipe, thr
         threads=threads,
         max_frames=recipe.max_frames,
         output_dim=int(check["encoder"]["output_dim"]),
+        packages=frozen.packages,
+        weights=frozen.weights,
     )
 
 

@@ -15,13 +15,16 @@ from ranker.types import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionSnapshot:
-    """A submission as it stood when its job was claimed. `check`: what its successful check found, None before it."""
+    """A submission as it stood when its job was claimed. `check`: what its successful check found, None before it;
+    `allowed_hosts`: what its constructor may ask at intake beside the hub.
+    """
 
     id: str
     digest: str
     team: str
     encoder_override: str | None
     check: dict[str, Any] | None
+    allowed_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,14 @@ class SubmissionView:
         found = None if self.check is None else self.check.result
         return () if found is None else rows(found["encoder"])
 
+    @property
+    def allowed_hosts(self) -> list[dict[str, str]]:
+        """Hosts that its constructor may ask at intake beside the hub: since when, and by whose word."""
+        return [
+            {"host": each.host, "allowed_at": each.allowed_at.isoformat(), "allowed_by": each.allowed_by}
+            for each in self.submission.allowed_hosts
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; times in ISO 8601 with their zone."""
         return {
@@ -78,6 +86,7 @@ class SubmissionView:
             "bytes": self.submission.size_bytes,
             "received_at": self.submission.received_at.isoformat(),
             "reasons": list(self.reasons),
+            "allowed_hosts": self.allowed_hosts,
             "check": None if self.check is None else job_json(self.check),
             "probes": [dataclasses.asdict(probe) for probe in self.probes],
             "evaluations": [job_json(job) for job in self.evaluations],
@@ -127,7 +136,7 @@ def submissions(session: Session) -> list[SubmissionView]:
     """Every submission, in the order of arrival."""
     query = (
         select(Submission)
-        .options(selectinload(Submission.jobs).selectinload(Job.scores))
+        .options(selectinload(Submission.jobs).selectinload(Job.scores), selectinload(Submission.allowed_hosts))
         .order_by(Submission.received_at, Submission.id)
     )
     return [_view(submission) for submission in session.scalars(query)]

@@ -125,6 +125,21 @@ class Ranker:
         with self.open() as engine, session(engine) as writing:
             return receive(self.home, writing, file, team=team, report=report, encoder=encoder, now=datetime.now(UTC))
 
+    def allow_host(self, name: str, host: str) -> list[dict[str, str]]:
+        """Let a submission's constructor ask one more host at intake; all that it may ask so, by whom and since when.
+
+        Raises UsageError.
+        """
+        import getpass
+
+        from ranker.intake.hosts import allow
+
+        (view,) = self.find([name])
+        with self.open() as engine, session(engine) as writing:
+            allow(writing, view.submission.id, host, by=getpass.getuser(), now=datetime.now(UTC))
+        (view,) = self.find([name])
+        return view.allowed_hosts
+
     def run(
         self, job_ids: Sequence[int], *, sandbox: SandboxName | None, on_tick: Callable[[], None] = lambda: None
     ) -> None:
@@ -173,6 +188,7 @@ class Ranker:
         Raises UsageError for a submission that no check has accepted, else what `ranker.estimate.estimate` raises.
         """
         from ranker.estimate import EncoderFacts, estimate
+        from ranker.intake.phases import frozen_folders
         from ranker.types import EncoderSource
 
         benchmark, encoder = self.benchmark(name), None
@@ -187,8 +203,12 @@ class Ranker:
                     f"submission {view.submission.id} of {view.submission.team} is {view.state}: only an encoder that "
                     f"was accepted can be measured; `ranker show {view.submission.id}` says more"
                 )
+            folder = self.home.submissions / view.submission.digest
+            frozen = frozen_folders(folder, found)
             encoder = EncoderFacts(
-                tree=self.home.submissions / view.submission.digest / "tree",
+                tree=folder / "tree",
+                packages=frozen.packages,
+                weights=frozen.weights,
                 source=EncoderSource(**found["source"]),
                 output_dim=int(found["encoder"]["output_dim"]),
                 frames_per_s=float(found["encoder"]["frames_per_s"]),

@@ -296,6 +296,7 @@ def _snapshot(engine: Engine, submission_id: str) -> SubmissionSnapshot:
             team=submission.team,
             encoder_override=submission.encoder_override,
             check=reading.scalar(checks.order_by(Job.id.desc()).limit(1)),
+            allowed_hosts=tuple(each.host for each in submission.allowed_hosts),
         )
 
 

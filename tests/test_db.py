@@ -75,7 +75,7 @@ def test_migrations_give_the_checks_too(engine: Engine, home: Home) -> None:
         expected[table.name] = even(str(CreateTable(table).compile(engine)))
         for index in table.indexes:
             expected[str(index.name)] = even(str(CreateIndex(index).compile(engine)))
-    assert len(expected) == 4
+    assert len(expected) == 5
     assert "CONSTRAINT job_status CHECK" in expected["job"]
     assert found == expected
 
@@ -87,12 +87,13 @@ def test_opening_again_makes_no_backup(engine: Engine, home: Home) -> None:
     assert list(home.root.glob("*.backup-*")) == []
 
 
-SECOND_REVISION = """
+FURTHER = "9999"
+FURTHER_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{new}"
+down_revision = "{old}"
 
 
 def upgrade() -> None:
@@ -101,10 +102,11 @@ def upgrade() -> None:
 """
 
 
-def scripts_with_a_second_revision(folder: Path, more: str = "") -> Path:
+def scripts_with_a_further_revision(folder: Path, more: str = "") -> Path:
     scripts = folder / "alembic"
     shutil.copytree(asset("alembic"), scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "0002_extra.py").write_text(SECOND_REVISION.format(more=more), encoding="utf-8")
+    revision = FURTHER_REVISION.format(old=head_revision(), new=FURTHER, more=more)
+    (scripts / "versions" / f"{FURTHER}_extra.py").write_text(revision, encoding="utf-8")
     return scripts
 
 
@@ -112,31 +114,31 @@ def test_an_old_database_is_backed_up_and_migrated(engine: Engine, home: Home, t
     """Attacks a backup by file copy: a row that is only in the log must be in the copy, at the old revision."""
     with session(engine) as writing:
         writing.add(submission())
-    copy = migrate(engine, home.database_path, scripts_with_a_second_revision(tmp_path))
+    copy = migrate(engine, home.database_path, scripts_with_a_further_revision(tmp_path))
     assert copy is not None
-    assert re.fullmatch(r"ranker\.db\.backup-0001-\d{8}T\d{12}Z", copy.name)
-    assert current_revision(engine) == "0002"
+    assert re.fullmatch(rf"ranker\.db\.backup-{head_revision()}-\d{{8}}T\d{{12}}Z", copy.name)
+    assert current_revision(engine) == FURTHER
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT team FROM submission").fetchall() == [("team",)]
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(head_revision(),)]
         assert connection.execute("SELECT * FROM sqlite_master WHERE name = 'extra'").fetchall() == []
 
 
 def test_a_migration_that_fails_leaves_the_old_database(engine: Engine, home: Home, tmp_path: Path) -> None:
     """Attacks half a migration: a table made before the failure is gone again, and the revision is the old one."""
-    scripts = scripts_with_a_second_revision(tmp_path, more="raise RuntimeError('half-way')")
+    scripts = scripts_with_a_further_revision(tmp_path, more="raise RuntimeError('half-way')")
     with pytest.raises(RuntimeError, match="half-way"):
         migrate(engine, home.database_path, scripts)
-    assert current_revision(engine) == "0001"
+    assert current_revision(engine) == head_revision()
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM sqlite_master WHERE name = 'extra'")).scalar() == 0
 
 
 def test_a_database_from_the_future_is_refused(engine: Engine, home: Home, tmp_path: Path) -> None:
     """Attacks an old ranker writing to a newer one's tables; the message says what to do, and no backup is made."""
-    migrate(engine, home.database_path, scripts_with_a_second_revision(tmp_path))
+    migrate(engine, home.database_path, scripts_with_a_further_revision(tmp_path))
     before = sorted(home.root.glob("*.backup-*"))
-    with pytest.raises(UsageError, match=r"revision 0002.*up to 0001.*newer ranker"):
+    with pytest.raises(UsageError, match=rf"revision {FURTHER}.*up to {head_revision()}.*newer ranker"):
         open_database(home)
     assert sorted(home.root.glob("*.backup-*")) == before
 

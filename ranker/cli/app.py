@@ -19,6 +19,7 @@ from ranker.cli.audit import audit
 from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
 from ranker.cli.estimate import estimate
+from ranker.cli.hosts import allow_host
 from ranker.cli.inspect import data_inspect
 from ranker.cli.metric import metric
 from ranker.cli.options import (
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 data_app.command("inspect")(data_inspect)
 app.add_typer(data_app, name="data")
+app.command("allow-host")(allow_host)
 app.command()(audit)
 app.command()(calibrate)
 app.command()(estimate)

@@ -160,11 +160,16 @@ def submission(view: SubmissionView) -> RenderableType:
     facts.add_row("file", Text(f"{own.file_name} ({decimal(own.size_bytes)})"))
     facts.add_row("sha256", own.digest)
     facts.add_row("received", own.received_at.isoformat())
+    for allowed in view.allowed_hosts:
+        facts.add_row(
+            "may ask", Text(f"{allowed['host']} (allowed {allowed['allowed_at']} by {allowed['allowed_by']})")
+        )
     parts: list[RenderableType] = [facts]
     if view.reasons:
         parts.append(Text("\nwhy:\n" + "\n".join(f"  · {reason}" for reason in view.reasons), style="red"))
     if view.check is not None and view.check.result is not None:
         parts += _checked(view.check.result["encoder"])
+        parts += _phases(view.check.result)
     for job in view.evaluations:
         parts.append(Text(f"\n{_job_line(job)}{_condition(job)}, attempt {job.attempt}"))
         if job.scores:
@@ -194,6 +199,32 @@ def _checked(encoder: Mapping[str, Any]) -> list[RenderableType]:
     for probe in probes.rows(encoder):
         table.add_row(Text(probe.name), Text(probe.found), Text(probe.follows))
     return [Text("\nthe check found:"), facts, Text(), table]
+
+
+def _phases(check: Mapping[str, Any]) -> list[RenderableType]:
+    """What was installed and fetched for the encoder, and which hosts were asked. An early check knew of neither."""
+    lines: list[str] = []
+    environment, weights = check.get("environment"), check.get("weights")
+    if environment is not None:
+        lines += ["", f"its requirements.txt ({', '.join(environment['requirements'])}):"]
+        for each in environment["installed"]:
+            lines.append(f"  installed {each['name']} {each['version']}  sha256 {each['sha256'][:16]}  {each['file']}")
+        if not environment["installed"]:
+            lines.append("  nothing was installed: the base environment has all of it")
+        lines += _asked(environment)
+    if weights is not None:
+        lines += ["", f"its constructor fetched {decimal(weights['tree']['size_bytes'])}:"]
+        for each in weights["repositories"]:
+            when = f", of {each['committed_at']}" if each["committed_at"] else ""
+            lines.append(f"  {each['kind']} {each['repository']} at {each['commit'][:12]} ({each['revision']}){when}")
+        lines += _asked(weights)
+    return [Text("\n".join(lines))] if lines else []
+
+
+def _asked(phase: Mapping[str, Any]) -> list[str]:
+    tree = f"  kept as {phase['tree']['digest'][:16]} ({phase['tree']['files']} files)"
+    network = phase["network"]["lines"]
+    return [tree, *(f"  asked {each['destination']}: {each['outcome']}, {each['requests']} times" for each in network)]
 
 
 def comparison(track: str, first: str, second: str, differences: Sequence[Difference]) -> RenderableType:

@@ -58,6 +58,21 @@ class Hub:
             raise self._no_hub(f"it names no commit for the {source}")
         return found.sha
 
+    def committed_at(self, source: Source) -> datetime | None:
+        """When the source's revision was made, as the hub says; None where it does not answer, or does not say."""
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        api = HfApi(endpoint=self.endpoint)
+        try:
+            found = api.repo_info(
+                source.repo, revision=source.revision, repo_type=source.kind, timeout=_timeout_s()
+            ).last_modified
+        except (HfHubHTTPError, HTTPError, OSError, ValueError):
+            return None
+        return found
+
     def files(self, source: Source, commit: str) -> dict[str, LockedFile]:
         """Every file of the source at a commit, by its path."""
         from huggingface_hub import HfApi

@@ -67,6 +67,26 @@ class Submission(Base):
     encoder_override: Mapped[str | None] = mapped_column(String(300))
     report_digest: Mapped[str | None] = mapped_column(String(64))
     jobs: Mapped[list[Job]] = relationship(back_populates="submission", order_by="Job.id")
+    allowed_hosts: Mapped[list[AllowedHost]] = relationship(order_by="AllowedHost.id")
+
+    @property
+    def checks(self) -> list[Job]:
+        """Its CHECK jobs, oldest first."""
+        return [job for job in self.jobs if job.kind == JobKind.CHECK]
+
+
+class AllowedHost(Base):
+    """One host (`HOST:PORT`) that a submission's constructor may ask at intake, beside the hub."""
+
+    __tablename__ = "allowed_host"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    submission_id: Mapped[str] = mapped_column(ForeignKey("submission.id"))
+    host: Mapped[str] = mapped_column(String(300))
+    allowed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    allowed_by: Mapped[str] = mapped_column(String(200))
+
+    __table_args__ = (UniqueConstraint("submission_id", "host", name="host_once"),)
 
 
 class Job(Base):

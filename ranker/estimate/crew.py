@@ -27,13 +27,17 @@ _HANGING_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFacts:
-    """An accepted submission's encoder, as its check found it; `tree` holds its unpacked files."""
+    """An accepted submission's encoder, as its check found it; `tree` holds its unpacked files, `packages` and
+    `weights` what was installed and fetched for it.
+    """
 
     tree: Path
     source: EncoderSource
     output_dim: int
     frames_per_s: float
     batch_invariant: bool
+    packages: Path | None = None
+    weights: Path | None = None
 
 
 class _Message(BaseModel):
@@ -52,6 +56,8 @@ class EncoderTrial(_Message):
     home: Path
     data: Path
     calls: tuple[tuple[Excerpt, ...], ...]
+    packages: Path | None = None
+    weights: Path | None = None
 
 
 class MetricTrial(_Message):

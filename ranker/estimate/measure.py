@@ -197,6 +197,8 @@ def _encode(asked: EncoderTrial, trial: Trial) -> tuple[float, tuple[Call, ...]]
         threads=trial.threads,
         max_frames=asked.max_frames,
         output_dim=asked.output_dim,
+        packages=asked.packages,
+        weights=asked.weights,
     )
     started = time.perf_counter()
     with sandbox.start(spec, asked.service.limits) as encoder:

@@ -197,6 +197,8 @@ def _encoder_trial(
         home=home.root,
         data=home.data / benchmark.name,
         calls=tuple(chosen),
+        packages=encoder.packages,
+        weights=encoder.weights,
     )
 
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from ranker.data.hub import Hub
+from ranker.data.lock import Source
 from ranker.errors import ParticipantError
 from ranker.home import Home
+from ranker.intake import weights
 from ranker.intake.archive import Unpacked, unpack
+from ranker.intake.build import build
 from ranker.intake.receive import ARCHIVE_NAME, REPORT_NAME, TREE_NAME, submission_folder
 from ranker.intake.report import inspect_report
+from ranker.intake.weights import Fetched
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
 from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import EncoderSpec
-from ranker.sandbox.check import check_encoder, find_encoder
+from ranker.sandbox.check import CheckResult, check_encoder, find_encoder, root_folder
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Service
-from ranker.types import Progress, Stage
+from ranker.types import EncoderSource, Progress, RepoKind, Stage
 
 
 def check_submission(context: JobContext) -> Outcome:
@@ -38,7 +47,8 @@ def examine(
     """Unpack a kept submission, read its report and try its encoder; what was found, as JSON.
 
     `tree`: digest, number and bytes of the unpacked files; `source`: the fields of EncoderSource; `encoder`: the
-    CheckResult of `ranker.sandbox.check`; `report`: pages and bytes, None without one; `sandbox`: which was used.
+    CheckResult of `ranker.sandbox.check`; `environment` and `weights`: what was installed and fetched for it, and what
+    was asked of the network, None where nothing was; `report`: pages and bytes, None without one; `sandbox`: which.
     Raises one ParticipantError with every reason that was found in any part; InfraError and MissingError where we fail.
     """
     folder = submission_folder(home, submission.digest)
@@ -51,20 +61,109 @@ def examine(
     with _collected(reasons):
         unpacked = unpack(folder / ARCHIVE_NAME, folder / TREE_NAME, service.archive)
         report(Progress(stage=Stage.CHECK))
-        found |= _try_encoder(unpacked, submission.encoder_override, sandbox, service)
+        found |= _try_encoder(home, unpacked, submission, sandbox, service)
     if reasons:
         raise ParticipantError(reasons)
     return found
 
 
-def _try_encoder(unpacked: Unpacked, override: str | None, sandbox: ServedSandbox, service: Service) -> dict[str, Any]:
-    source = find_encoder(sandbox, unpacked.tree, service.limits, override)
-    result = check_encoder(sandbox, EncoderSpec(tree=unpacked.tree, source=source), service.limits)
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What the phases of one check are given."""
+
+    sandbox: ServedSandbox
+    service: Service
+    submission: SubmissionSnapshot
+    folder: Path
+    tree: Path
+    packages: Path | None
+
+    def check(self, weights: Path | None, source: EncoderSource | None = None) -> CheckResult:
+        """Find the encoder, unless it is known, and check it, without a network. Raises as these do."""
+        sandbox, limits = self.sandbox, self.service.limits
+        if source is None:
+            source = self.find(weights)
+        spec = EncoderSpec(tree=self.tree, source=source, packages=self.packages, weights=weights)
+        return check_encoder(sandbox, spec, limits)
+
+    def find(self, weights: Path | None) -> EncoderSource:
+        return find_encoder(
+            self.sandbox,
+            self.tree,
+            self.service.limits,
+            self.submission.encoder_override,
+            packages=self.packages,
+            weights=weights,
+        )
+
+
+def _try_encoder(
+    home: Home, unpacked: Unpacked, submission: SubmissionSnapshot, sandbox: ServedSandbox, service: Service
+) -> dict[str, Any]:
+    """The phases: build; then, without a network, the check; and if that fails, weights, and the check with them."""
+    folder = submission_folder(home, submission.digest)
+    built = build(sandbox, service, unpacked.tree / root_folder(unpacked.tree), folder)
+    packages = None if built is None else built.packages
+    trial = _Trial(
+        sandbox=sandbox,
+        service=service,
+        submission=submission,
+        folder=folder,
+        tree=unpacked.tree,
+        packages=packages,
+    )
+    result, fetched = _with_weights(trial)
     return {
         "tree": {"digest": unpacked.digest, "files": unpacked.files, "size_bytes": unpacked.size_bytes},
         "source": dataclasses.asdict(result.source),
         "encoder": result.to_json(),
+        "environment": None if built is None else built.record,
+        "weights": None if fetched is None else fetched.record,
     }
+
+
+def _with_weights(trial: _Trial) -> tuple[CheckResult, Fetched | None]:
+    """Without a network first, so that nothing is fetched for an encoder that has all it needs."""
+    frozen = weights.kept(trial.folder)
+    if frozen is not None:
+        return trial.check(frozen.weights), frozen
+    source = None
+    try:
+        source = trial.find(None)
+        return trial.check(None, source), None
+    except ParticipantError:
+        fetched = weights.fetch(
+            trial.sandbox,
+            trial.service,
+            trial.tree,
+            trial.folder,
+            source=source,
+            override=trial.submission.encoder_override,
+            packages=trial.packages,
+            hosts=trial.submission.allowed_hosts,
+            dated=_dated(trial.service.weights.hub_url),
+        )
+        if fetched is None:
+            raise
+    try:
+        return trial.check(fetched.weights, source), fetched
+    except ParticipantError as refusal:
+        shutil.rmtree(trial.folder / weights.FOLDER)  # no run has seen it: another check may fetch anew
+        raise ParticipantError(
+            [
+                *refusal.reasons,
+                "this was found without a network, as in every run, but with the weights that the constructor fetched",
+            ]
+        ) from None
+
+
+def _dated(hub_url: str) -> weights.Dated:
+    """Asks the hub when a commit was made."""
+
+    def asked(kind: RepoKind, repository: str, commit: str) -> datetime | None:
+        return Hub(endpoint=hub_url).committed_at(Source(kind=kind, repo=repository, revision=commit))
+
+    return asked
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ranker.durable import flush
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake.archive import odd_characters
+from ranker.intake.hosts import is_newer_than_check
 from ranker.intake.staging import place, staging_folder
 from ranker.types import JobKind, Status
 
@@ -59,9 +60,9 @@ def receive(
     """Keep a ZIP, record it as a submission of `team` (None: the file's stem), and queue its check.
 
     The same bytes again are recognised: an added report or another `encoder` is recorded and checked again, and so is
-    a submission whose unpacked tree is gone; anything else leaves things as they are. Killed at any moment, the same
-    call completes what is missing. The copying is done before the session's first statement, so that nobody waits for
-    the database meanwhile; the caller commits.
+    a submission whose unpacked tree is gone, or for which a host was allowed since; anything else leaves things as they
+    are. Killed at any moment, the same call completes what is missing. The copying is done before the session's first
+    statement, so that nobody waits for the database meanwhile; the caller commits.
     Raises UsageError (no such file, bad name, bytes that are another team's), ParticipantError, InfraError.
     """
     if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
@@ -97,7 +98,8 @@ def receive(
             changed = _amend(submission, encoder, report_digest)
             if report_digest is not None:
                 place(staging / REPORT_NAME, folder / REPORT_NAME)
-            job = _queue_check(session, submission, again=changed or _is_lost(folder, submission), now=now)
+            again = changed or _is_lost(folder, submission) or is_newer_than_check(submission)
+            job = _queue_check(session, submission, again=again, now=now)
     except OSError as error:
         raise InfraError(f"{file} could not be kept under {home.submissions}: {error}; is the disk full?") from error
     return Received(

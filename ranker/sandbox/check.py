@@ -22,6 +22,7 @@ from ranker.sandbox.contract import FileReport, candidate_words, changed_output_
 from ranker.sandbox.environment import threads_for
 from ranker.sandbox.faults import plain
 from ranker.sandbox.memory import PeakMemory
+from ranker.sandbox.network import Network
 from ranker.sandbox.probes import LONG_CLIP_S
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits
@@ -94,12 +95,21 @@ class CheckResult:
 # -- which file is the encoder
 
 
-def find_encoder(sandbox: ServedSandbox, tree: Path, limits: Limits, override: str | None = None) -> EncoderSource:
+def find_encoder(
+    sandbox: ServedSandbox,
+    tree: Path,
+    limits: Limits,
+    override: str | None = None,
+    *,
+    packages: Path | None = None,
+    weights: Path | None = None,
+    network: Network | None = None,
+) -> EncoderSource:
     """The encoder of an unpacked submission, found by importing its root folder's Python files in the sandbox.
 
     `override` is FILE.py or FILE.py:CLASS, relative to the root folder. Without it: the file with a single attribute
-    whose name ends in `Encoder`; of several such files, the one whose name ends in `encoder.py`. Raises
-    ParticipantError, listing the candidates.
+    whose name ends in `Encoder`; of several such files, the one whose name ends in `encoder.py`.
+    `packages`, `weights` and `network` as for `ServedSandbox.connect`. Raises ParticipantError, listing the candidates.
     """
     root = root_folder(tree)
     if override is not None:
@@ -116,7 +126,8 @@ def find_encoder(sandbox: ServedSandbox, tree: Path, limits: Limits, override: s
     if len(files) > MAX_PYTHON_FILES:
         reason = f"the root folder holds {len(files)} Python files; say which one is the encoder with --encoder FILE.py"
         raise ParticipantError([reason])
-    with sandbox.connect(EncoderSpec(tree=tree, source=EncoderSource(root=root, module=files[0])), limits) as client:
+    spec = EncoderSpec(tree=tree, source=EncoderSource(root=root, module=files[0]), packages=packages, weights=weights)
+    with sandbox.connect(spec, limits, network=network) as client:
         share = limits.load_timeout_s / len(files)
         reports = [client.inspect(file, share) for file in files]
     # A process of theirs answered: only names of files that we listed ourselves are believed.

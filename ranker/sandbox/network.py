@@ -40,8 +40,7 @@ class Network:
 def network(
     policy: Policy, room: Path, *, max_bytes: int, hub_url: str | None = None, resolve: Resolve = resolve
 ) -> Iterator[Network]:
-    """A proxy with this policy, until the block ends. Whoever runs in the sandbox may write to `room`."""
-    room.chmod(0o777)  # it runs as another user; the folder above is for us alone
+    """A proxy with this policy, until the block ends. What runs in the sandbox may write to `room`, a new folder."""
     with make_folder() as folder:
         path = Path(folder) / "proxy"
         with proxy(path, policy, resolve) as journal:

@@ -278,7 +278,7 @@ class _Server:
             addresses = self._resolve(destination.host, destination.port)
         except OSError as error:
             raise self._unreachable(destination, str(error)) from None
-        if not (destination.host in self._policy.private or _is_address(destination.host)):
+        if not (destination.host in self._policy.private or is_address(destination.host)):
             private = [address for address in addresses if not is_public(address)]
             if private:
                 self._journal.line(f"{destination} ({private[0]})", Traffic.REFUSED)
@@ -331,7 +331,8 @@ def _destination(parse: Callable[[], Destination]) -> Destination:
         raise _Refusal("400 Bad Request", "no destination that can be understood") from None
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
