@@ -23,6 +23,7 @@ from ranker.sandbox.bubblewrap import Bubblewrap
 from ranker.sandbox.docker import DockerSandbox
 
 START_TIMEOUT_S = 60
+REMAPPED_FROM = 231_072
 TEST_IMAGE = "ranker-encoder:latest"
 
 
@@ -46,6 +47,15 @@ def docker_engine() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def remapping_engine() -> Iterator[str]:
+    """An engine of our own that maps the users of containers to others (dockerd --userns-remap)."""
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        missing("an engine that remaps users can be started by root alone, and needs dockerd")
+    with _private_engine(first_id=REMAPPED_FROM) as address, _docker_host(address):
+        yield address
+
+
 @pytest.fixture(scope="session")
 def bubblewrap() -> Bubblewrap:
     """A bubblewrap that works here."""
@@ -64,12 +74,19 @@ def _docker_host(address: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _private_engine() -> Iterator[str]:
+def _private_engine(first_id: int | None = None) -> Iterator[str]:
+    """With `first_id`, users of containers are so many ids further up outside."""
     parent = f"ranker-test-{uuid.uuid4().hex[:12]}"
     folder = Path(tempfile.mkdtemp(prefix="ranker-engine-"))
     address = f"unix://{folder}/docker.sock"
     command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--pid", "--fork"]
-    command += ["--kill-child=SIGKILL", "--mount-proc", "--net", "dockerd", "--host", address]
+    command += ["--kill-child=SIGKILL", "--mount-proc", "--net"]
+    if first_id is not None:
+        folder.chmod(0o711)  # the containers' root, nobody outside, has its files there
+        (folder / "ids").write_text(f"daemon:{first_id}:65536\n")
+        script = 'mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@" --userns-remap=daemon'
+        command += ["sh", "-c", script, f"{folder}/ids"]
+    command += ["dockerd", "--host", address]
     command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
     command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
     command += ["--cgroup-parent", f"/{parent}"]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import REMAPPED_FROM
 
 from ranker.errors import MissingError, ParticipantError
 from ranker.sandbox import owner
@@ -27,9 +28,11 @@ from ranker.sandbox.backends import backend
 from ranker.sandbox.base import Audio, Encoder, EncoderSpec
 from ranker.sandbox.child import running
 from ranker.sandbox.client import EncoderClient, accept
+from ranker.sandbox.environment import UID
 from ranker.sandbox.faults import Phase
 from ranker.sandbox.memory import MemorySource
 from ranker.sandbox.serving import ServedSandbox
+from ranker.sandbox.wire import peer_of
 from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
@@ -569,6 +572,15 @@ def test_an_engine_that_is_not_as_configured_is_not_used(
     assert words in found.reason
     with pytest.raises(MissingError, match=words), sandbox.start(EncoderSpec(tree=tmp_path, source=SOURCE), LIMITS):
         pass
+
+
+def test_users_may_be_remapped(remapping_engine: str, tmp_path: Path) -> None:
+    """Under --userns-remap an encoder is served as ever, and whoever connects is known by its id outside."""
+    sandbox = backend(SandboxName.DOCKER, image=IMAGE, remap=True)
+    with sandbox.start(EncoderSpec(tree=own_tree(tmp_path), source=SOURCE), LIMITS) as encoder:
+        np.testing.assert_allclose(encoder.encode([clip(0.5)])[0], expected(clip(0.5)), atol=1e-6)
+        connection = encoder._connection  # type: ignore[attr-defined]
+        assert peer_of(connection).uid == REMAPPED_FROM + UID
 
 
 def test_a_missing_engine_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
