@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import yaml
 from sqlalchemy import func, select, text
@@ -28,10 +30,15 @@ from ranker.home import Home, asset, model_cache
 from ranker.settings import Service
 from ranker.types import SandboxName, Status
 
+if TYPE_CHECKING:
+    from ranker.sandbox.serving import ServedSandbox
+
 LEAST_FREE_GB = 2.0
 AMPLE_FREE_GB = 20.0
 SAFE_TOOLKIT = (1, 17, 8)
-"""Older NVIDIA container toolkits let an image break out of its container: CVE-2025-23266, CVE-2024-0132."""
+"""Older NVIDIA container toolkits let an image break out of its container: CVE-2025-23266."""
+OLDEST_TOOLKIT = (1, 16, 2)
+"""Older than this: CVE-2024-0132 too."""
 LEFTOVER_AGE = timedelta(hours=1)
 INSTALL = "run `make demo`, or `pip install -c constraints.txt {}`"
 
@@ -135,18 +142,30 @@ def _container_toolkit(_: _Patient) -> Iterator[_Found]:
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)
     if match is None:
         yield Verdict.WARNING, f"of unknown version: {_one_line(answer.stdout)}", "compare with 1.17.8 by hand"
-    elif tuple(map(int, match.groups())) < SAFE_TOOLKIT:
-        advice = "update to 1.17.8 or newer: an image can break out of older ones (CVE-2025-23266)"
+    elif (found := tuple(map(int, match.groups()))) < SAFE_TOOLKIT:
+        holes = "CVE-2025-23266" + (" and CVE-2024-0132" if found < OLDEST_TOOLKIT else "")
+        advice = f"update to 1.17.8 or newer: code in a container can break out of this one ({holes})"
         yield Verdict.MISSING, match[0], advice
     else:
         yield Verdict.OK, match[0], ""
 
 
+def _backend(name: SandboxName, patient: _Patient) -> ServedSandbox:
+    from ranker.sandbox.backends import backend
+
+    service = patient.service
+    return backend(
+        name,
+        image=service.docker_image,
+        home=patient.home.root,
+        runtime=service.docker_runtime,
+        remap=service.docker_remap,
+    )
+
+
 def _engine(name: SandboxName) -> Callable[[_Patient], Iterator[_Found]]:
     def check(patient: _Patient) -> Iterator[_Found]:
-        from ranker.sandbox.backends import backend
-
-        found = backend(name, image=patient.service.docker_image, home=patient.home.root).available()
+        found = _backend(name, patient).available()
         if found.ok:
             yield Verdict.OK, found.version, ""
         else:
@@ -157,8 +176,6 @@ def _engine(name: SandboxName) -> Callable[[_Patient], Iterator[_Found]]:
 
 
 def _sandbox(patient: _Patient) -> Iterator[_Found]:
-    from ranker.sandbox.backends import backend
-
     asked = patient.service.sandbox
     if asked is SandboxName.NONE:
         advice = "set `sandbox: auto` in configs/service.yaml before you take in other people's code"
@@ -166,11 +183,56 @@ def _sandbox(patient: _Patient) -> Iterator[_Found]:
         return
     names = (SandboxName.DOCKER, SandboxName.BUBBLEWRAP) if asked is SandboxName.AUTO else (asked,)
     for name in names:
-        if backend(name, image=patient.service.docker_image, home=patient.home.root).available().ok:
+        if _backend(name, patient).available().ok:
             yield Verdict.OK, f"encoders run in {name}", ""
             return
     advice = "install docker.io or bubblewrap; for code that you wrote yourself, `--sandbox none` runs without one"
     yield Verdict.MISSING, f"none of {', '.join(names)} works", advice
+
+
+def _limits(patient: _Patient) -> Iterator[_Found]:
+    """What of its limits the sandbox in use cannot hold here; other parts say whether there is one."""
+    asked = patient.service.sandbox
+    names = (SandboxName.DOCKER, SandboxName.BUBBLEWRAP) if asked is SandboxName.AUTO else (asked,)
+    for name in names:
+        sandbox = _backend(name, patient)
+        if sandbox.available().ok:
+            gaps = sandbox.gaps()
+            advice = "use Docker for other people's code" if name is not SandboxName.DOCKER else "see the engine's host"
+            yield (
+                (Verdict.WARNING if gaps else Verdict.OK),
+                f"{name}: {'; '.join(gaps) or 'all hold'}",
+                advice * bool(gaps),
+            )
+            return
+    yield Verdict.OK, "no sandbox works here", ""
+
+
+def _remap(patient: _Patient) -> Iterator[_Found]:
+    from ranker.sandbox.docker import engine_facts
+
+    facts = engine_facts()
+    if facts is None:
+        yield Verdict.OK, "no Docker engine answers, so there are none", ""
+        return
+    runtime = patient.service.docker_runtime or facts.default_runtime
+    users = (
+        "users are remapped" if facts.remaps_users else "users are not remapped: root in a container would be root here"
+    )
+    yield Verdict.OK, f"runtime {runtime}; {users} (encoders are user 10001, without rights)", ""
+
+
+def _profile(_: _Patient) -> Iterator[_Found]:
+    from ranker.errors import MissingError
+    from ranker.sandbox import seccomp
+
+    try:
+        os.close(seccomp.compiled_filter())
+    except MissingError as error:
+        yield Verdict.WARNING, f"docker/seccomp.json cannot be compiled here: {error}", "Docker compiles it itself"
+        return
+    count = sum(len(rule["names"]) for rule in seccomp.profile()["syscalls"])
+    yield Verdict.OK, f"docker/seccomp.json is compiled; it lists {count} system calls, and refuses all others", ""
 
 
 def _disk(patient: _Patient) -> Iterator[_Found]:
@@ -358,6 +420,9 @@ _CHECKS: dict[str, Callable[[_Patient], Iterator[_Found]]] = {
     "Docker": _engine(SandboxName.DOCKER),
     "bubblewrap": _engine(SandboxName.BUBBLEWRAP),
     "sandbox": _sandbox,
+    "limits of the sandbox": _limits,
+    "containers": _remap,
+    "system calls": _profile,
     "disk": _disk,
     "configuration": _configs,
     "clock": _clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import stat
 import subprocess
@@ -182,6 +183,8 @@ def test_the_engine_that_is_asked_for_must_work(home: Home, monkeypatch: pytest.
         ("NVIDIA Container Toolkit CLI version 1.18.0-rc.1", Verdict.OK),
         ("NVIDIA Container Toolkit CLI version 1.17.7", Verdict.MISSING),
         ("NVIDIA Container Toolkit CLI version 1.9.12", Verdict.MISSING),
+        ("NVIDIA Container Toolkit CLI version 1.16.1", Verdict.MISSING),
+        ("NVIDIA Container Toolkit CLI version 1.16.2", Verdict.MISSING),
         ("who knows", Verdict.WARNING),
     ],
 )
@@ -195,6 +198,41 @@ def test_an_exploitable_toolkit_is_named(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program(monkeypatch, tmp_path, "nvidia-smi", "echo 'GPU-1, NVIDIA T4'")
     assert find(home, "NVIDIA container toolkit").verdict is verdict
+    old = "1.9.12" in answer or "1.16.1" in answer
+    assert ("CVE-2024-0132" in find(home, "NVIDIA container toolkit").advice) == old
+
+
+def test_limits_that_do_not_hold_are_named(home: Home, bubblewrap: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks a false sense of safety: without control groups, doctor says which limits are only each process's own."""
+    service = Service(sandbox=SandboxName.BUBBLEWRAP)
+    monkeypatch.setattr("ranker.sandbox.bubblewrap.cgroup", lambda limits: contextlib.nullcontext())
+    found = find(home, "limits of the sandbox", service)
+    assert found.verdict is Verdict.WARNING
+    assert "memory_gb holds for each process alone" in found.found
+    assert "cpus does not hold" in found.found
+    assert "Docker" in found.advice
+    assert "nothing is limited" in find(home, "limits of the sandbox", Service(sandbox=SandboxName.NONE)).found
+
+
+def test_what_an_engine_cannot_promise_is_named() -> None:
+    """Attacks engines that take a limit and do not hold it: each switch of `docker info` has its sentence."""
+    from ranker.sandbox.docker import engine_gaps
+
+    whole = {"MemoryLimit": True, "SwapLimit": True, "PidsLimit": True, "CpuCfsQuota": True,
+             "SecurityOptions": ["name=seccomp,profile=default"]}  # fmt: skip
+    assert engine_gaps(whole) == ()
+    found = [engine_gaps({**whole, switch: False}) for switch in list(whole)[:4]]
+    assert [len(each) for each in found] == [1] * 4
+    assert "swapaccount=1" in found[1][0]
+    assert "not filtered" in engine_gaps({**whole, "SecurityOptions": None})[0]
+
+
+def test_the_engines_runtime_and_remap_are_told(home: Home, docker_engine: str) -> None:
+    """Attacks doubt about which root a container has, on a real engine; and an unanswered door is no failure."""
+    found = find(home, "containers").found
+    assert found.startswith("runtime ")
+    assert "remapped" in found
+    assert "lists " in find(home, "system calls").found
 
 
 def test_doctor_loads_no_torch(home: Home) -> None:

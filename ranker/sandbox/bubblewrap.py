@@ -65,6 +65,22 @@ class Bubblewrap(ServedSandbox):
             return Availability(ok=False, reason=reason)
         return Availability(ok=True, version=version)
 
+    def gaps(self) -> tuple[str, ...]:
+        """See `ServedSandbox.gaps`. Programs can be kept in its /tmp, since bubblewrap has no noexec; and no GPU is
+        handed in.
+        """
+        found = []
+        with cgroup(Limits()) as group:
+            if group is None:
+                found = [
+                    "memory_gb holds for each process alone, not for all together",
+                    "pids counts all processes of the user",
+                    "cpus does not hold",
+                ]
+                if os.geteuid() != 0:
+                    found.append("only root may make control groups")
+        return (*found, "no GPU can be used inside", "programs may be run from its /tmp")
+
     def reap(self) -> int:
         """See `ServedSandbox.reap`."""
         return super().reap() + reap_cgroups()

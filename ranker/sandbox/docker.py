@@ -15,6 +15,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +99,11 @@ class DockerSandbox(ServedSandbox):
                 "the Docker engine does not remap users, which docker_remap in configs/service.yaml asks for; "
                 'start dockerd with --userns-remap=default, or "userns-remap": "default" in daemon.json'
             )
+
+    def gaps(self) -> tuple[str, ...]:
+        """See `ServedSandbox.gaps`."""
+        with _engine(timeout_s=5) as client:
+            return engine_gaps(_asked(client.info))
 
     def reap(self) -> int:
         """See `ServedSandbox.reap`."""
@@ -187,6 +193,40 @@ class _Container:
             self._container.reload()
             return group_peak(_group_folders(self._container.attrs["State"]["Pid"], self._container.id))
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """How an engine runs containers."""
+
+    default_runtime: str
+    remaps_users: bool
+
+
+def engine_facts() -> EngineFacts | None:
+    """Of the engine that DOCKER_HOST names; None if none answers."""
+    try:
+        with _engine(timeout_s=2) as client:
+            found = client.info()
+    except (MissingError, DockerException, requests.RequestException):
+        return None
+    return EngineFacts(default_runtime=found["DefaultRuntime"], remaps_users=remaps_users(found))
+
+
+_SWITCHES = {
+    "MemoryLimit": "memory_gb does not hold: the kernel's memory controller is off",
+    "SwapLimit": "memory_gb does not count swap: start the kernel with swapaccount=1, or switch swap off",
+    "PidsLimit": "pids does not hold: the kernel's pids controller is off",
+    "CpuCfsQuota": "cpus does not hold: the kernel has no CPU quota",
+}
+
+
+def engine_gaps(engine: dict[str, Any]) -> tuple[str, ...]:
+    """What an engine cannot promise, by what `docker info` says."""
+    found = [words for switch, words in _SWITCHES.items() if not engine[switch]]
+    if not any(option.startswith("name=seccomp") for option in engine["SecurityOptions"] or []):
+        found.append("system calls are not filtered: the engine was built, or the kernel is, without seccomp")
+    return tuple(found)
 
 
 def remaps_users(engine: dict[str, Any]) -> bool:

@@ -32,6 +32,10 @@ class NoSandbox(ServedSandbox):
         """Always."""
         return Availability(ok=True, version="no confinement")
 
+    def gaps(self) -> tuple[str, ...]:
+        """See `ServedSandbox.gaps`."""
+        return ("nothing is limited, and nothing is out of reach",)
+
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:
         """Start the server as a child process; memory, processes and files are not limited."""

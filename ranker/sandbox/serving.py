@@ -44,6 +44,12 @@ class ServedSandbox(ABC):
         InfraError.
         """
 
+    def gaps(self) -> tuple[str, ...]:
+        """What of its promises it cannot keep on this machine, in words; asked where it is `available`. Raises as
+        `launch`.
+        """
+        return ()
+
     def reap(self) -> int:
         """Remove what dead processes of ours left behind; how many things there were."""
         return reap_folders()
