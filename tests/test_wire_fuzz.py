@@ -1,7 +1,7 @@
 """The real client against a hostile server: whatever comes, it ends with a result or with one of its own errors.
 
-The server's side of a socket pair holds what a hostile process wrote before it hung up, so nothing here waits: a client
-that read on would meet the end of the stream, and one that waited for a clock would blame the encoder's lateness, which
+The far side of a socket pair answers with what a hostile process wrote, and hangs up, so nothing waits: a client that
+read on would meet the end of the stream, and one that waited for a clock would blame the encoder for being late, which
 each test refuses.
 """
 
@@ -76,12 +76,32 @@ class Ended:
         return True
 
 
+class Asked(socket.socket):
+    """A connection whose other end says all it will as soon as something is asked of it."""
+
+    answer: Callable[[], None] | None = None
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        count = super().send(data, flags)
+        if self.answer is not None:
+            self.answer()
+            self.answer = None
+        return count
+
+
 def converse(sent: bytes, talk: Callable[[EncoderClient], object]) -> str:
-    """Let the client talk with a server that has said all it will; the words of how that ended."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(sent)
-        theirs.shutdown(socket.SHUT_WR)
+    """Let the client talk with a server that says this, and then hangs up; the words of how that ended."""
+    given, theirs = socket.socketpair()
+    with Asked(fileno=given.detach()) as ours, theirs:
+
+        def answer() -> None:
+            theirs.sendall(sent)
+            theirs.shutdown(socket.SHUT_WR)
+
+        if talk is greet:
+            answer()
+        else:
+            ours.answer = answer
         client = EncoderClient(ours, Ended(), Limits())
         try:
             talk(client)
@@ -94,12 +114,17 @@ def converse(sent: bytes, talk: Callable[[EncoderClient], object]) -> str:
     words = "; ".join(reasons)
     assert words.isprintable(), words
     assert len(words) < MAX_SENTENCE, words
+    assert "before it was asked" not in words
     assert "no answer within" not in words, "the client waited for something that had not been sent"
     return words
 
 
 def loaded(client: EncoderClient) -> None:
     client._loaded = LoadReport.model_validate(LOAD)
+
+
+def greet(client: EncoderClient) -> None:
+    client.greet(60)
 
 
 def load(client: EncoderClient) -> None:
@@ -122,7 +147,7 @@ def encode(client: EncoderClient) -> None:
 
 
 TALKS: tuple[tuple[Callable[[EncoderClient], object], Mapping[str, Any], bytes], ...] = (
-    (lambda client: client.greet(60), GREETING, b""),
+    (greet, GREETING, b""),
     (inspect, FILE, b""),
     (inspect, {**FILE, "error": RAISED}, b""),
     (load, LOAD, b""),
