@@ -109,9 +109,9 @@ class Witness:
 
     def _clear(self) -> None:
         self._stage, self._expected, self._seen, self._made = "", 0, 0, 0
-        self._moments: set[int] = set()
         self._kept = _Reservoir[_Seen](SAMPLES, self._draw)  # for the confirmation
-        self._asked = _Reservoir[_Seen](SAMPLES, self._draw)  # for probes: another sample, so neither tells of both
+        self._planned: dict[int, int] = {}  # number of a clip -> that of the clip after which it is asked for again
+        self._waiting: list[tuple[int, _Seen]] = []
 
     @property
     def output_dim(self) -> int:
@@ -130,28 +130,33 @@ class Witness:
         self._stage, self._expected = stage, self._seen + clips
         if self._probes is not None:
             count = min(clips, max(self._probes.at_least, round(clips / self._probes.one_in)))
-            self._moments = set(self._draw.sample(range(self._seen + 1, self._expected + 1), count))
+            drawn = self._draw.sample(range(self._seen + 1, self._expected + 1), count)
+            self._planned = {number: self._draw.randint(number, self._expected) for number in drawn}
 
     def encode(self, clips: Sequence[Audio], *, seed: int | None = None) -> list[Features]:
         """See `base.Encoder`. Raises ParticipantError if probes find more than an honest encoder can explain."""
         found = self._encoder.encode(clips, seed=seed)
-        due = 0
         for clip, features in zip(clips, found, strict=True):
             self._seen += 1
             seen = _Seen(number=self._seen, clip=clip, features=features)
             self._kept.offer(seen)
-            self._asked.offer(seen)
-            due += self._is_moment()
-        for _ in range(due):
-            self._probe()
+            if (moment := self._moment()) is not None:
+                self._waiting.append((moment, seen))
+        due = [seen for moment, seen in self._waiting if moment <= self._seen]
+        self._waiting = [each for each in self._waiting if each[0] > self._seen]
+        for seen in due:
+            self._probe(seen)
         return found
 
     def end_stage(self, folder: Path, stage: str) -> None:
         """Write the sample to `folder/<stage>.witness.npz`, and begin another. Call it before the stage's result is
         kept. Raises as `encode`.
         """
-        while self._probes is not None and self._made < min(self._probes.at_least, self._seen):
-            self._probe()  # fewer clips came than were announced
+        for _, seen in self._waiting:  # fewer clips came than were announced
+            self._probe(seen)
+        if self._probes is not None:
+            for seen in self._kept.kept[: max(0, min(self._probes.at_least, self._seen) - self._made)]:
+                self._probe(seen)
         arrays = {
             f"{kind}{i}": array
             for i, seen in enumerate(self._kept.kept)
@@ -162,16 +167,17 @@ class Witness:
         temporary.rename(folder / f"{stage}{SUFFIX}")
         self._clear()
 
-    def _is_moment(self) -> bool:
+    def _moment(self) -> int | None:
+        """After which clip the one that just came is asked for again; None: not at all."""
         if self._probes is None:
-            return False
+            return None
         if self._seen <= self._expected:
-            return self._seen in self._moments
-        return self._draw.randrange(self._probes.one_in) == 0  # clips that had no room, and come again
+            return self._planned.get(self._seen)
+        again = self._draw.randrange(self._probes.one_in) == 0  # clips that had found no room, and come once more
+        return self._seen + self._draw.randrange(self._probes.one_in) if again else None
 
-    def _probe(self) -> None:
-        """Ask once more, alone, for a clip drawn evenly from all of this stage so far."""
-        seen = self._draw.choice(self._asked.kept)
+    def _probe(self, seen: _Seen) -> None:
+        """Ask once more, alone. Every clip of a stage is as likely to be asked for, at any moment after its own."""
         started = time.monotonic()
         (again,) = self._encoder.encode([seen.clip])
         self.probed.seconds += time.monotonic() - started
