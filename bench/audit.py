@@ -58,17 +58,18 @@ def report(audits: Sequence[Audit]) -> Iterator[str]:
             f"| {change} | {len(drops)} | {sum(drops) / len(drops):+.3f} | {max(drops):+.3f} | {surely:+.3f} "
             f"| {suspected} |"
         )
-    largest = max(found.low for audit in audits for task in audit.tasks for found in task.changes.values())
+    drops = [found.drop for audit in audits for task in audit.tasks for found in task.changes.values()]
     yield ""
     yield (
-        f"`audit.allowed_drop` is {settings.allowed_drop:g}: the largest drop of an honest encoder whose 95% interval "
-        f"leaves chance aside is {largest:.3f} (its lower end), and a score that hangs on knowing the clips loses "
-        "nearly all that it has above the answer without listening (tests/test_audit.py does it)."
+        f"`audit.allowed_drop` is {settings.allowed_drop:g}, above the largest drop of an honest encoder, "
+        f"{max(drops):.3f}; and a score collapses only if chance leaves it above that drop too, so that few clips convict "
+        "nobody. A score that hangs on knowing the clips loses nearly all that it has above the answer without "
+        "listening: tests/test_audit.py trains one, and finds it."
     )
     yield ""
     columns = " | ".join(f"{change} | drop (95%)" for change in Change)
-    yield f"| team | task | metric | clips | without listening | recorded | {columns} |"
-    yield "| --- | --- | --- | ---: | ---: | ---: | " + " | ".join("---: | ---:" for _ in Change) + " |"
+    yield f"| team | draw | task | metric | clips | without listening | recorded | {columns} |"
+    yield "| --- | --- | --- | --- | ---: | ---: | ---: | " + " | ".join("---: | ---:" for _ in Change) + " |"
     for audit in audits:
         for task in audit.tasks:
             cells = [
@@ -76,7 +77,7 @@ def report(audits: Sequence[Audit]) -> Iterator[str]:
                 for found in task.changes.values()
             ]
             blind = "-" if task.blind is None else f"{task.blind:.3f}"
-            head = f"{audit.team} | {task.task} | {task.metric} | {task.clips} | {blind} | {task.recorded:.3f}"
+            head = f"{audit.team} | {audit.seed} | {task.task} | {task.metric} | {task.clips} | {blind} | {task.recorded:.3f}"
             yield f"| {head} | {' | '.join(cells)} |"
 
 

@@ -89,7 +89,7 @@ class AuditSettings(Strict):
     fewest_clips: int = Field(default=20, ge=1, description="no verdict is given on fewer")
     shift_ms: tuple[Share, Share] = (3.0, 25.0)
     gain_db: tuple[Share, Share] = (0.5, 1.5)
-    allowed_drop: Share = Field(default=0.2, description="of a raw score; see docs/results/audit.md")
+    allowed_drop: Share = Field(default=0.1, description="of a raw score; see docs/results/audit.md")
     false_alarms: Share = Field(default=0.01, lt=1, description="chance that an honest encoder is suspected at all")
 
 
