@@ -4,13 +4,14 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from ranker.baseline import Baseline, misfits
 from ranker.errors import ConfigError
@@ -158,9 +159,8 @@ class RankedTrack(Strict):
         if self.group_weights is not None:
             found = {task.group for task in self.active_tasks}
             if found != set(self.group_weights):
-                raise ValueError(
-                    f"group_weights names {sorted(self.group_weights)} but the tasks belong to {sorted(found)}"
-                )
+                named, there = (" and ".join(sorted(groups)) for groups in (self.group_weights, found))
+                raise ValueError(f"group_weights names {named}, but the tasks belong to {there}")
         if self.weights is Weighting.TEST_ITEMS:
             self._check_test_items()
         return self
@@ -447,8 +447,20 @@ def validated(model: type[Model], value: Any, path: Path) -> Model:
 
 
 def mistakes(error: ValidationError) -> list[str]:
-    """Each mistake with its place in the file."""
-    return [
-        f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}"
-        for mistake in error.errors(include_url=False)
-    ]
+    """Each mistake with its place in the file, and no remark on a list that is only short of its wrong elements."""
+    found = error.errors(include_url=False)
+    told = [mistake for mistake in found if mistake["type"] != "too_short" or not _has_wrong_parts(mistake, found)]
+    return [": ".join(filter(None, (".".join(map(str, each["loc"])), _message(each)))) for each in told]
+
+
+def _has_wrong_parts(mistake: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
+    place = mistake["loc"]
+    return any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in found)
+
+
+def _message(mistake: ErrorDetails) -> str:
+    """What pydantic says, without the names of its own errors and of our classes."""
+    if mistake["type"] == "model_type":
+        where = "" if mistake["loc"] else "file: "
+        return f"{where}fields with values (`name: value`) were expected"
+    return mistake["msg"].removeprefix("Value error, ")

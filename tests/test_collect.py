@@ -24,6 +24,7 @@ from ranker.cli import main
 from ranker.config import Benchmark, load
 from ranker.data import store
 from ranker.data.collect import UNPACKED_PER_PACKED, Collected, collect
+from ranker.data.recorded import recorded
 from ranker.data.shards import expand_braces, read_split
 from ranker.errors import InfraError, MissingError, UsageError
 from ranker.lalm.decoder import CHALLENGE_FILES, CHALLENGE_REPOSITORY
@@ -231,7 +232,7 @@ def test_a_kill_at_any_moment_leaves_a_manifest_that_is_true(
         benchmark = tiny(home)
         killed = is_killed_at(step, home, lambda touch, home=home, benchmark=benchmark: get(server, home, benchmark))
         root = home / "data/tiny"
-        told = store.recorded(root)
+        told = recorded(root)
         assert not [problem for problem in store.verify(root) if "changed" in problem or "missing" in problem]
         replaced += 0 < len(told) < 5
         get(server, home, benchmark)

@@ -212,7 +212,7 @@ def test_the_same_packages_give_the_same_bytes(packages: Path, built: Path, tmp_
 
 def test_the_manifest_names_every_package(packages: Path, built: Path):
     """Version and SHA-256 of all that was read are kept, and nothing of where it lay."""
-    manifest = json.loads((built / store.MANIFEST).read_text())
+    manifest = json.loads((built / "manifest.json").read_text())
     recorded = {entry["name"]: entry for entry in manifest["made_from"]["packages"]}
     assert set(recorded) == {*field_packages.DEBIAN, *field_packages.NOTES}
     assert recorded["scratch"] == {

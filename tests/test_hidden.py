@@ -151,6 +151,27 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: dict[str, Any], words:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (with_tasks(SECRET, group_weights={"public": 1}),
+         "tracks.A: group_weights names public, but the tasks belong to hidden and public"),
+        (with_tasks(SECRET | {"metric": "wer"}),
+         "1 mistake: tracks.A.tasks.0.metric: Input should be 'Accuracy', 'mAP', 'iWER', 'iCER', 'FENSE', "
+         "'FENSE[clip]', 'DATE' or 'DATE[clip]'"),
+        (with_tasks(), "1 mistake: tracks.A.tasks: Tuple should have at least 1 item after validation, not 0"),
+        (HIDDEN | {"tracks": ["A"]}, "1 mistake: tracks: Input should be a valid dictionary"),
+        ("benchmark tiny", "1 mistake: file: fields with values (`name: value`) were expected"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_the_files_own_words(tmp_path: Path, content: dict[str, Any], told: str) -> None:
+    """Attacks the whole sentence: no name of a Python class or error, and nothing that only follows from a mistake."""
+    path = write_hidden(tmp_path, content)
+    with pytest.raises(ConfigError) as caught:
+        merged(public(), path)
+    assert str(caught.value) == f"{path}: {told}"
+
+
 def test_the_guides_example_is_a_valid_file(tmp_path: Path) -> None:
     """Attacks docs/operator.md: what it shows merges into the challenge, with the recipe that it names."""
     root = Path(__file__).parent.parent

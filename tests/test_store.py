@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import soundfile
 
 from ranker.data import store
-from ranker.data.shards import write_shard
+from ranker.data.shards import read_split, scored_clips, training_data, write_shard
 from ranker.errors import MissingError, OrganizerError
 
 
@@ -143,3 +145,33 @@ def test_what_is_not_built_says_what_to_run(tmp_path: Path):
     (tmp_path / "toy/manifest.json").write_text("{")
     with pytest.raises(OrganizerError, match="is damaged"):
         store.verify(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("read", [scored_clips, training_data])
+def test_a_shard_that_is_not_the_recorded_one_is_not_read(tmp_path: Path, read: Callable[..., object]):
+    """Conditions name what the manifest records, so another shard in its place would share a board with the first.
+
+    Attacks a label that was corrected by hand: same size, nothing broken, and an index that is made anew for it.
+    """
+    root = tmp_path / "toy"
+    store.build(root, make(), version=1)
+    path = root / "task0/train-00.tar"
+    assert read(root, ["task0/train-00.tar"], ["n"])
+    changed = path.read_bytes().replace(b'{"n": 0}', b'{"n": 1}')
+    assert len(changed) == path.stat().st_size
+    path.write_bytes(changed)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # a coarse clock may not have moved on since it was made
+    found = r"shard task0/train-00\.tar has changed: sha256 \w{12} was recorded in .*manifest\.json, \w{12} is there"
+    with pytest.raises(OrganizerError, match=found):
+        read(root, ["task0/train-00.tar"], ["n"])
+    assert read_split(root, ["task1/train-00.tar"]), "the other shards are what they were"
+
+
+@pytest.mark.parametrize(("name", "advice"), [("mini", "ranker data build mini --again"), ("own", "ranker data fetch")])
+def test_advice_on_a_changed_shard_is_what_restores_it(tmp_path: Path, name: str, advice: str):
+    """`data build` leaves alone what is built, so the advice has to say `--again`; of others it is a fetch."""
+    root = tmp_path / name
+    store.build(root, make(), version=1)
+    (root / "task0/train-00.tar").write_bytes((root / "task1/train-00.tar").read_bytes())
+    with pytest.raises(OrganizerError, match=advice):
+        read_split(root, ["task0/train-00.tar"])

@@ -12,6 +12,7 @@ from ranker.data import store
 from ranker.data.fetch import JOBS, Item, OnTransfer, alone, complete, fetch, pin, require_room
 from ranker.data.hub import Hub
 from ranker.data.lock import LockedRepository, Source, digests
+from ranker.data.recorded import recorded
 from ranker.data.shards import expand_braces
 from ranker.data.tarball import plain_path
 from ranker.errors import MissingError, UsageError
@@ -85,7 +86,7 @@ def collect(
         own = _own_shards(benchmark, wanted, root)
         pinned = _pinned(hub, benchmark, wanted, lock)
         items = _items(benchmark, wanted, pinned)
-        before = store.recorded(root)
+        before = recorded(root)
         fetched = fetch(
             hub,
             items,
@@ -198,7 +199,7 @@ def _is_unpacked(shard: Path) -> bool:
 
 def _kept(benchmark: Benchmark, root: Path, pinned: Mapping[Source, LockedRepository]) -> dict[str, dict[str, Any]]:
     """What the manifest says of shards that were not asked for now, as long as the lock file says nothing else."""
-    before = store.recorded(root)
+    before = recorded(root)
     expected = {
         name: repository.files[path].sha256
         for source, repository in pinned.items()
@@ -214,7 +215,7 @@ def _kept(benchmark: Benchmark, root: Path, pinned: Mapping[Source, LockedReposi
 
 def _withdraw(root: Path, new: Sequence[Item]) -> None:
     """Before shards are replaced, the manifest that still describes the old ones must not."""
-    before = store.recorded(root)
+    before = recorded(root)
     left = {name: shard for name, shard in before.items() if name not in {item.target for item in new}}
     if left != before:
         store.record(root, left, made_from={})

@@ -27,7 +27,7 @@ from ranker.data.tarball import Member, is_compressed, members, unpack
 from ranker.errors import InfraError, MissingError, OrganizerError
 from ranker.types import DefectKind
 
-_FORMAT = 2
+_FORMAT = 3
 _JSON_SUFFIXES = ("json", "jsonl")
 _ALONE_BELOW = 32_000_000  # bytes of shards that are not worth starting processes for
 
@@ -70,8 +70,9 @@ class Defect:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """All clips of one shard, in their order, and all that is broken in it."""
+    """All clips of one shard, in their order, all that is broken in it, and the digest of the shard's own bytes."""
 
+    sha256: str
     entries: tuple[Entry, ...]
     defects: tuple[Defect, ...]
 
@@ -98,7 +99,7 @@ def index_of(path: Path, shard: str) -> Index:
 def is_indexed(path: Path) -> bool:
     """Whether a stored index fits the shard."""
     with suppress(OSError, ValueError), _index_path(path).open(encoding="utf-8") as file:
-        return bool(json.loads(file.readline()) == _state(path))
+        return _fits(json.loads(file.readline()), path)
     return False
 
 
@@ -184,7 +185,8 @@ def _make(path: Path) -> None:
         key, suffix = _split(member.name)
         if key and suffix:
             groups.setdefault(key, []).append(member)
-    lines = [json.dumps(state)]
+    with path.open("rb") as shard:
+        lines = [json.dumps(state | {"sha256": hashlib.file_digest(shard, "sha256").hexdigest()})]
     with plain.open("rb") as data:
         for key, group in groups.items():
             found = _describe(path.name, key, group, data.fileno())
@@ -209,7 +211,8 @@ def _read(path: Path, shard: str) -> Index | None:
     defects: list[Defect] = []
     try:
         with _index_path(path).open(encoding="utf-8", errors="surrogatepass") as file:
-            if json.loads(file.readline()) != _state(path):
+            head = json.loads(file.readline())
+            if not _fits(head, path):
                 return None
             for line in file:
                 match json.loads(line):
@@ -218,14 +221,19 @@ def _read(path: Path, shard: str) -> Index | None:
                     case {"defect": found}:
                         defects.append(Defect(**{**found, "shard": shard, "kind": DefectKind(found["kind"])}))
                     case {"end": count} if count == len(entries) + len(defects):
-                        return Index(entries=tuple(entries), defects=tuple(defects))
+                        return Index(sha256=head["sha256"], entries=tuple(entries), defects=tuple(defects))
     except (OSError, ValueError, TypeError):
         return None
     return None
 
 
+def _fits(head: Mapping[str, Any], path: Path) -> bool:
+    """Whether a stored index that begins so is the index of this file, made by this reader."""
+    return {name: value for name, value in head.items() if name != "sha256"} == _state(path)
+
+
 def _state(path: Path) -> dict[str, Any]:
-    """What a stored index must begin with to be the index of this file, made by this reader."""
+    """What tells one state of the file, and one reader, from another."""
     state = path.stat()
     return {"format": _FORMAT, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "decoder": DECODER}
 

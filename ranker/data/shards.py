@@ -18,8 +18,9 @@ import numpy.typing as npt
 from braceexpand import braceexpand
 
 from ranker.data.decoding import decode
-from ranker.data.index import Defect, Entry, index_of, index_shards
+from ranker.data.index import Defect, Entry, Index, index_of, index_shards
 from ranker.data.origin import how_to_get
+from ranker.data.recorded import recorded, require_recorded
 from ranker.data.tarball import is_compressed, unpack
 from ranker.errors import MissingError, OrganizerError
 from ranker.types import DefectKind
@@ -123,19 +124,25 @@ def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
 
 def index_shard(path: Path) -> Shard:
     """Index a tar, and return its clips; its name is `path.name`. Raises OrganizerError where the tar is not whole."""
-    return _shard(path, path.name)
+    return _shard(index_of(path, path.name), path.name)
 
 
 def read_split(root: Path, patterns: Sequence[str]) -> list[Shard]:
     """The shards that `patterns` name under a benchmark's data folder, from their indexes (made where missing).
 
     Broken clips are among `Shard.defects` and not among its clips; `training_data` and `scored_clips` say what to do
-    about them. Raises MissingError where a shard is not there, OrganizerError where one is no whole tar.
+    about them. Raises MissingError where a shard is not there, OrganizerError where one is no whole tar, or not the
+    one that the benchmark's manifest records.
     """
     paths = shard_paths(root, patterns)
     for error in index_shards(list(paths.values())).values():
         raise error
-    return [_shard(path, name) for name, path in paths.items()]
+    known, found = recorded(root), []
+    for name, path in paths.items():
+        index = index_of(path, name)
+        require_recorded(root, name, index.sha256, known)
+        found.append(_shard(index, name))
+    return found
 
 
 def shard_paths(root: Path, patterns: Sequence[str]) -> dict[str, Path]:
@@ -206,8 +213,7 @@ def _refuse(defects: Sequence[Defect], purpose: str) -> None:
     )
 
 
-def _shard(path: Path, name: str) -> Shard:
-    index = index_of(path, name)
+def _shard(index: Index, name: str) -> Shard:
     return Shard(path=name, clips=tuple(clip_of(name, entry) for entry in index.entries), defects=index.defects)
 
 

@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from ranker.data.origin import how_to_get
+from ranker.data.recorded import MANIFEST, read_manifest
 from ranker.data.shards import expand_braces, index_shard
 from ranker.durable import flush, whole_file
 from ranker.errors import MissingError, OrganizerError
-from ranker.types import digest_json
+from ranker.types import Buildable, digest_json
 
-MANIFEST = "manifest.json"
+_ELSE = {
+    True: ", and if that makes no such shard, correct its name: a benchmark that is built here has no others",
+    False: ", with --hidden FILE if it is a hidden task's",
+}
+"""What else may be wrong where a shard is not recorded, by whether its benchmark is built here."""
 
 ProgressHook = Callable[[int, int], None]
 
@@ -31,7 +36,7 @@ def is_built(root: Path, version: int | None = None) -> bool:
     """Whether a whole benchmark lies under `root`; with `version`, whether that builder version made it."""
     if not (root / MANIFEST).is_file():
         return False
-    return version is None or _manifest(root)["version"] == version
+    return version is None or read_manifest(root)["version"] == version
 
 
 def build(
@@ -87,34 +92,30 @@ def record(
     return digest
 
 
-def recorded(root: Path) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each shard; nothing where there is no manifest."""
-    return dict(_manifest(root)["shards"]) if is_built(root) else {}
-
-
 def data_digest(root: Path, patterns: Sequence[str]) -> str:
     """SHA-256 over the names and contents of the shards that `patterns` stand for, as the manifest records them.
 
     Raises MissingError where the benchmark is not built, or a shard is not part of it.
     """
-    shards = _manifest(root)["shards"]
+    shards = read_manifest(root)["shards"]
     names = sorted({name for pattern in patterns for name in expand_braces(pattern)})
     for name in names:
         if name not in shards:
             raise MissingError(
                 f"benchmark {root.name}: shard {name} is not in {root / MANIFEST}; {how_to_get(root.name)}"
+                f"{_ELSE[root.name in set(Buildable)]}"
             )
     return digest_json({name: shards[name]["sha256"] for name in names})
 
 
 def digest(root: Path) -> str:
     """The digest of a built benchmark. Raises MissingError where it is not built."""
-    return str(_manifest(root)["digest"])
+    return str(read_manifest(root)["digest"])
 
 
 def verify(root: Path) -> list[str]:
     """In what the folder differs from its manifest, one sentence each; reads every byte. Empty: all is well."""
-    manifest = _manifest(root)
+    manifest = read_manifest(root)
     problems = []
     for name, expected in manifest["shards"].items():
         path = root / name
@@ -153,19 +154,6 @@ def _shard_names(root: Path) -> list[str]:
     """Shards under `root`, as relative paths; plain copies of compressed ones are not shards."""
     found = [path for path in root.rglob("*") if path.name.endswith((".tar", ".tar.gz", ".tgz")) and path.is_file()]
     return sorted(str(path.relative_to(root)) for path in found if not path.name.endswith(".plain.tar"))
-
-
-def _manifest(root: Path) -> dict[str, Any]:
-    path = root / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingError(
-            f"the data of benchmark {root.name} is not there: {path} is missing; {how_to_get(root.name)}"
-        ) from None
-    except ValueError as error:
-        raise OrganizerError(f"{path} is damaged ({error}); delete it, and {how_to_get(root.name)}") from error
-    return manifest
 
 
 @contextmanager
