@@ -32,6 +32,8 @@ LIMITS = Limits(memory_gb=1.5, cpus=1.0, pids=48, scratch_mb=16, log_kb=64, load
 BRIEF = LIMITS.model_copy(update={"call_timeout_s": 1.0})
 SECRET = "RANKER_ATTACKED_SECRET"
 LABEL = "the label of this clip: dog"
+HARM = "import os\nos._exit(3)\n"
+HARMFUL = ("torch", "numpy", "json", "struct", "socket", "encoder_server", "sitecustomize", "usercustomize", "conftest")
 NO_IMAGE = "ranker-encoder:none-such"
 
 
@@ -55,6 +57,9 @@ class World:
         (self.tree / "known.json").write_text(json.dumps(self.known()))
         for file in ATTACKS.glob("*.py"):
             shutil.copy(file, self.tree)
+        for name in (*HARMFUL, "ranker"):
+            (self.tree / f"{name}.py").write_text(HARM)
+        (self.tree / "evil.pth").write_text("import os; os._exit(3)\n")
         for place in (self.library, self.scratch, self.tree, *folder.rglob("*")):
             place.chmod(0o777)  # what keeps the attacks from it must be the sandbox, not the rights of files
 

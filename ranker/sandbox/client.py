@@ -240,6 +240,7 @@ class EncoderClient:
         late = Seen.LATE if timeout_s < left_s else Seen.SPENT
         started = time.monotonic()
         deadline = started + min(timeout_s, left_s)
+        self._must_be_quiet(phase, subject)
         try:
             wire.send(self._connection, request, clips, deadline=deadline)
         except wire.LateError as error:
@@ -249,6 +250,11 @@ class EncoderClient:
         answer = self._receive(phase, max_payload=max_payload, deadline=deadline, subject=subject, late=late)
         self._seconds[phase] += time.monotonic() - started
         return answer
+
+    def _must_be_quiet(self, phase: Phase, subject: str) -> None:
+        """What lies there before a question is no answer to it, and would bring all later ones out of step."""
+        if wire.has_unread(self._connection):
+            raise self._fail(Seen.NONSENSE, phase, "it answered before it was asked", subject)
 
     def _receive(
         self, phase: Phase, *, max_payload: int, deadline: float, subject: str = "", late: Seen = Seen.LATE

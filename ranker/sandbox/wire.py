@@ -76,6 +76,15 @@ def send(
         _send_all(connection, part.reshape(-1).view(np.uint8).data, deadline)
 
 
+def has_unread(connection: socket.socket) -> bool:
+    """Whether something lies there to be read now."""
+    connection.settimeout(0.0)
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
 def receive(
     connection: socket.socket, *, max_payload: int, deadline: float
 ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:

@@ -11,10 +11,12 @@ PLACES = ("/tmp", "/dev/shm", "/dev", "/var/tmp", "/run", "/server", "/submissio
 
 def fill(place):
     """MiB that one file there took, at most 200."""
-    written = 0
-    with contextlib.suppress(OSError), (Path(place) / "full").open("wb", buffering=0) as file:
+    written, file = 0, Path(place) / "filled"
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as opened:
         while written < 200 << 20:
-            written += file.write(bytes(1 << 20))
+            written += opened.write(bytes(1 << 20))
+    with contextlib.suppress(OSError):
+        file.unlink()
     return written / 2**20
 
 

@@ -9,7 +9,7 @@ import honest
 
 class KillingEncoder(honest.HonestEncoder):
     def forward(self, audio, mask=None):
-        for number in (signal.SIGTERM, signal.SIGSTOP, signal.SIGKILL):
+        for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
             os.kill(os.getppid(), number)
         for _ in range(100):  # who is killed with its parent does not come back from here
             time.sleep(0.001)
