@@ -57,7 +57,7 @@ def compare(
             raise UsageError(
                 f"submission {submission} was not evaluated on {', '.join(missing)} of track {track} under "
                 f"condition {found.choice.condition.digest[:12]}, so there is nothing to compare; run "
-                f"`ranker evaluate {submission}`"
+                f"`ranker evaluate {submission} --benchmark {benchmark.name}`"
             )
     whole = {key: uncertainty.track_draws(draws[key], active) for key in (first, second)}
     ones = {key: _track_score(active, {name: scores[key][name].value for name in names}) for key in whole}

@@ -141,7 +141,8 @@ def choose(
     """
     if not found:
         raise MissingError(
-            f"no evaluation on {where} has finished for the configuration as it is now; run `ranker evaluate --all`"
+            f"no evaluation on {where} has finished for the configuration as it is now; run `ranker evaluate --all`, "
+            "with the same --benchmark and --hidden"
         )
     fitting = [
         (choice, jobs)

@@ -191,8 +191,23 @@ def test_references(fields: dict, keys: list[str], expected: tuple[str, ...]):
     assert clip(fields).references(keys) == expected
 
 
-@pytest.mark.parametrize("fields", [{}, {"label": []}, {"label": {"a": 1}}, {"label": ["a", ["b"]]}, {"label": [None]}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"label": []},
+        {"label": {"a": 1}},
+        {"label": ["a", ["b"]]},
+        {"label": [None]},
+        {"label": "a\ud83d"},
+        {"label": ["a", "\ud83d"]},
+    ],
+)
 def test_a_clip_without_reference_is_an_error(fields: dict):
-    """A clip that cannot be scored is named, with the fields that it has."""
-    with pytest.raises(OrganizerError, match=r"a\.tar:k"):
+    """A clip that cannot be scored is named, with the fields that it has, in a sentence that can be printed.
+
+    Half of a surrogate pair, which JSON can hold, would end an evaluation where its answers are written.
+    """
+    with pytest.raises(OrganizerError, match=r"a\.tar:k") as caught:
         clip(fields).references(["label"])
+    assert str(caught.value).encode()

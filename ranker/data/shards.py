@@ -63,17 +63,28 @@ class Clip:
             value = self.fields.get(key)
             match value:
                 case str() | int() | float():
-                    return (str(value),)
+                    return self._texts(key, [value])
                 case [_, *_] if not all(isinstance(each, str | int | float) for each in value):
                     raise OrganizerError(
                         f"clip {self.id}: field {key!r} holds {value!r}; text, a number or a list of these is needed"
                     )
                 case [_, *_]:
-                    return tuple(str(each) for each in value)
+                    return self._texts(key, value)
         raise OrganizerError(
             f"clip {self.id} has no reference: of {', '.join((*keys, *FALLBACK_KEYS))} none is among its fields"
             f" ({', '.join(sorted(self.fields)) or 'it has none'})"
         )
+
+    def _texts(self, key: str, values: Sequence[str | int | float]) -> tuple[str, ...]:
+        texts = tuple(map(str, values))
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:  # JSON may write such a half as \\ud83d; no tokenizer takes it, and no file
+            raise OrganizerError(
+                f"clip {self.id}: field {key!r} holds {texts if len(texts) > 1 else texts[0]!r}, in which half of a "
+                "surrogate pair stands alone; correct its JSON"
+            ) from None
+        return texts
 
 
 @dataclass(frozen=True, kw_only=True)
