@@ -173,6 +173,19 @@ def test_a_process_that_kills_itself_is_told_from_nothing(bubblewrap: ServedSand
         encoder.encode([clip()])
 
 
+def test_what_it_says_of_our_machine_is_not_believed(bubblewrap: ServedSandbox, world: World) -> None:
+    """The words of engines, disks and drivers, names of our own errors, and at last the status of a killed process:
+    each is told as its own. The control is `kills_itself`, which no word of its own is needed for.
+    """
+    with bubblewrap.connect(spec(world, "blames_machine"), LIMITS) as client:
+        assert load(client, "blames_machine") == []
+        for how in range(9):
+            (violation,) = client.call([clip(how)]).violations
+            assert violation.startswith("the encoder raised an exception on a clip of 1.00 s: "), violation
+        with pytest.raises(ParticipantError, match="ended its own process with exit code 128 while it encoded"):
+            client.encode([clip(9)])
+
+
 def test_the_room_for_features_is_generous() -> None:
     """A clip of 0.1 s padded to 30 s by a large encoder fits, 1500 frames of 5120; what fills memory does not."""
     assert max_feature_bytes([1_600]) > 1500 * 5120 * 4

@@ -1,13 +1,40 @@
-"""Whose fault it is, on what engines, kernels and libraries really said (captured from Docker 20.10 and torch 2.13)."""
+"""Whose fault it is, on what engines, kernels and libraries really said.
+
+Captured from Docker 20.10 and torch 2.13 on a machine without a GPU: an engine killed during a call and one whose disk
+was filled among them. What CUDA says of a failing GPU is as people reported it in issues of torch's users.
+"""
 
 from __future__ import annotations
 
+import gc
+import os
+import shutil
+import signal
+import socket
+
 import pytest
+from attack_world import NO_IMAGE, World, clip, processes_with, spec
+from engine import docker_host, missing, private_engine
 
 from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, VanishedError
-from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, judge_engine, plain
+from ranker.sandbox.backends import backend
+from ranker.sandbox.client import EncoderClient
+from ranker.sandbox.contract import Raised
+from ranker.sandbox.faults import (
+    Ending,
+    Phase,
+    Seen,
+    is_allocation_failure,
+    is_device_failure,
+    judge,
+    judge_device,
+    judge_engine,
+    plain,
+)
+from ranker.sandbox.memory import PeakMemory
+from ranker.sandbox.wire import Peer
 from ranker.settings import Limits
-from ranker.types import Fault
+from ranker.types import Fault, SandboxName
 
 LIMITS = Limits(memory_gb=12, call_timeout_s=60, load_timeout_s=300)
 API = "http+docker://localhost/v1.41/containers"
@@ -151,7 +178,18 @@ def test_other_errors_are_no_failed_allocations(text: str) -> None:
         (f'400 Client Error for {API}/create: Bad Request ("Unknown runtime specified runsc")', OrganizerError),
         ("UnixHTTPConnectionPool(host='localhost', port=None): Read timed out. (read timeout=60)", InfraError),
         ("('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))", InfraError),
-        (f'500 Server Error for {API}/create: Internal Server Error ("no space left on device")', InfraError),
+        ("('Connection aborted.', ConnectionRefusedError(111, 'Connection refused'))", InfraError),
+        (
+            f'500 Server Error for {API}/create: Internal Server Error ("write /data/overlay2/539ad508-init/link: no '
+            'space left on device")',
+            InfraError,
+        ),
+        (
+            f'400 Client Error for {API}/41bf/start: Bad Request ("failed to create shim task: OCI runtime create '
+            'failed: runc create failed: unable to start container process: exec: "/opt/python": stat /opt/python: no '
+            'such file or directory: unknown")',
+            OrganizerError,
+        ),
     ],
 )
 def test_the_engines_own_words_are_never_the_participants_fault(message: str, error: type[Exception]) -> None:
@@ -166,3 +204,94 @@ def test_untrusted_text_is_made_fit_for_a_terminal() -> None:
     text = plain("a\x1b[31m\nb\u202ec\x00" + "x" * 5000)
     assert text.isprintable()
     assert len(text) <= 300
+
+
+DEVICE_FAILURES = [
+    "RuntimeError: CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported",
+    "AcceleratorError: CUDA error: unknown error\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
+    "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment, e.g. changing env "
+    "variable CUDA_VISIBLE_DEVICES after program start. Setting the available devices to be zero.",
+    "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+]
+OWN_MISTAKES = [
+    "RuntimeError: CUDA error: device-side assert triggered",
+    "RuntimeError: CUDA error: an illegal memory access was encountered",
+    "RuntimeError: CUDA error: unspecified launch failure",
+    "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+    "AssertionError: Torch not compiled with CUDA enabled",
+    "RuntimeError: No CUDA GPUs are available",
+    "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 14.58 GiB",
+]
+
+
+@pytest.mark.parametrize("text", DEVICE_FAILURES)
+def test_a_broken_gpu_is_ours_for_a_few_attempts(text: str) -> None:
+    """No code makes a GPU lose bits; but they can say that it did, so it is counted (tests/test_worker.py)."""
+    assert is_device_failure(text)
+    assert isinstance(judge_device(Phase.ENCODING, "a clip", text).error(), VanishedError)
+
+
+@pytest.mark.parametrize("text", OWN_MISTAKES)
+def test_a_program_that_misuses_a_gpu_is_at_fault_itself(text: str) -> None:
+    """Illegal addresses, failed assertions, a GPU that was never promised, or more of its memory than there is."""
+    assert not is_device_failure(text)
+
+
+class Running:
+    """A process that has so much of a GPU's memory. Implements `client.Confined`."""
+
+    def __init__(self, gpu_bytes: int | None) -> None:
+        self.gpu_bytes, self.killed = gpu_bytes, False
+
+    def alive(self) -> bool:
+        return not self.killed
+
+    def end(self, *, kill: bool) -> Ending:
+        self.killed = kill
+        return ending(137, killed_by_us=kill)
+
+    def owns(self, peer: Peer) -> bool:
+        return True
+
+    def peak_memory(self) -> PeakMemory | None:
+        return None
+
+    def gpu_peak(self) -> int | None:
+        return self.gpu_bytes
+
+
+@pytest.mark.parametrize("gpu_bytes", [None, 10**9])
+def test_without_a_gpu_inside_nobody_can_blame_one(gpu_bytes: int | None) -> None:
+    """The words alone do nothing in a sandbox that was given no GPU; with one, the process is ended and tried anew."""
+    process, raised = Running(gpu_bytes), Raised(type="RuntimeError", message=DEVICE_FAILURES[1], frames=[])
+    with socket.socket(socket.AF_UNIX) as connection:
+        client = EncoderClient(connection, process, LIMITS)
+        if gpu_bytes is None:
+            client._raise_device_failure(raised, Phase.ENCODING, "a clip")
+        else:
+            with pytest.raises(VanishedError, match="the GPU failed while it encoded a clip"):
+                client._raise_device_failure(raised, Phase.ENCODING, "a clip")
+    assert process.killed == (gpu_bytes is not None)
+
+
+def words_of_a_killed_engine(world: World) -> str:
+    """A call that hangs, and an engine that is killed meanwhile, with all its containers."""
+    with private_engine() as address, docker_host(address):
+        try:
+            sandbox = backend(SandboxName.DOCKER, image=NO_IMAGE)
+            with sandbox.start(spec(world, "hangs"), LIMITS) as encoder:
+                for pid in processes_with(f"--host\0{address}\0"):
+                    os.kill(int(pid), signal.SIGKILL)
+                encoder.encode([clip()])
+        except InfraError as error:
+            return str(error)
+    return "nothing was raised"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_engine_that_dies_during_a_call_is_ours(world: World) -> None:
+    """An InfraError of the engine's own, no word of the participant's. (Docker's SDK leaves a socket open then.)"""
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        missing("no Docker engine can be started here, to be killed")
+    assert words_of_a_killed_engine(world).startswith("Docker failed: ")
+    gc.collect()

@@ -26,11 +26,22 @@ from ranker.sandbox.contract import (
     FileReport,
     Greeting,
     LoadReport,
+    Raised,
     frames_allowed,
     max_feature_bytes,
     split_features,
 )
-from ranker.sandbox.faults import Ending, Phase, Seen, is_allocation_failure, judge, memory_sentence, plain
+from ranker.sandbox.faults import (
+    Ending,
+    Phase,
+    Seen,
+    is_allocation_failure,
+    is_device_failure,
+    judge,
+    judge_device,
+    memory_sentence,
+    plain,
+)
 from ranker.sandbox.memory import PeakMemory
 from ranker.sandbox.processes import kernel_kills
 from ranker.sandbox.usage import Usage
@@ -158,6 +169,8 @@ class EncoderClient:
         report = self._parse(LoadReport, header, Phase.LOADING)
         if source.attribute is not None and report.attribute != source.attribute:
             raise self._fail(Seen.NONSENSE, Phase.LOADING, "it claims to have loaded another class than was asked for")
+        if report.error is not None:
+            self._raise_device_failure(report.error, Phase.LOADING)
         self._loaded = report
         return report
 
@@ -198,6 +211,7 @@ class EncoderClient:
         self, report: CallReport, numbers: npt.NDArray[np.float32], lengths: Sequence[int], subject: str
     ) -> Call:
         if report.error is not None:
+            self._raise_device_failure(report.error, Phase.ENCODING, subject)
             if is_allocation_failure(f"{report.error.type}: {report.error.message}"):
                 sentence = memory_sentence(f"while it encoded {subject}: {report.error.words()}", self._limits)
             else:
@@ -281,6 +295,13 @@ class EncoderClient:
             found = error.errors(include_url=False, include_context=False, include_input=False)
             fields = ", ".join(sorted({plain(".".join(map(str, mistake["loc"])), 80) for mistake in found})[:5])
             raise self._fail(Seen.NONSENSE, phase, f"its report has wrong fields ({fields})") from None
+
+    def _raise_device_failure(self, raised: Raised, phase: Phase, subject: str = "") -> None:
+        """Raises InfraError for words that only a broken GPU says, if there is one inside: a new process may help."""
+        if is_device_failure(f"{raised.type}: {raised.message}") and self._process.gpu_peak() is not None:
+            self._connection.close()
+            self._process.end(kill=True)
+            raise judge_device(phase, subject, raised.words()).error()
 
     def _fail(self, seen: Seen, phase: Phase, detail: str, subject: str = "") -> Exception:
         """End the process and say whose fault it was."""

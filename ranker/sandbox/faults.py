@@ -147,6 +147,28 @@ def _judge_exit(ending: Ending, doing: str) -> Verdict:
     )
 
 
+# What CUDA says when the GPU or its driver failed, and not the code that it was given (cudaError_t in the CUDA Runtime
+# API's reference; torch puts "CUDA error: " in front). An illegal address, a failed assertion, an unspecified launch
+# failure are a program's own mistakes.
+_DEVICE_FAILED = re.compile(
+    r"CUDA error: (uncorrectable ECC error|unknown error|hardware stack error|CUDA-capable device\(s\) is/are busy"
+    r"|no CUDA-capable device is detected|initialization error|system not yet initialized|device not ready"
+    r"|Invalid access of peer GPU memory over nvlink or a hardware error)"
+    r"|CUDA unknown error|CUDA driver initialization failed"
+)
+
+
+def is_device_failure(text: str) -> bool:
+    """Whether an exception (`Type: message`) of an encoder that was given a GPU says that the GPU itself failed."""
+    return _DEVICE_FAILED.search(text) is not None
+
+
+def judge_device(phase: Phase, subject: str, words: str) -> Verdict:
+    """For such an exception. Their code may have made the words up: so it is one of those that are ours a few times."""
+    doing = _DOING[phase] + (f" {subject}" if subject else "")
+    return Verdict(fault=Fault.INFRA, sentence=f"the GPU failed {doing}: {words}", unexplained=True)
+
+
 def is_allocation_failure(text: str) -> bool:
     """Whether an exception (`Type: message`) says that memory could not be had."""
     return _ALLOCATION_FAILED.search(text) is not None
@@ -182,7 +204,7 @@ _ENGINE_MISSING = (
     re.compile(r"Error while fetching server API version"),
 )
 _ENGINE_MISCONFIGURED = (
-    re.compile(r"executable file not found in \$PATH"),
+    re.compile(r"executable file not found in \$PATH|exec: .*: no such file or directory"),
     re.compile(r"bind source path does not exist"),
     re.compile(r"Decoding seccomp profile failed"),
     re.compile(r"Minimum memory limit allowed is"),
