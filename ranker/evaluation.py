@@ -25,6 +25,7 @@ from ranker.config import Recipe, Task, TrackPart
 from ranker.data.shards import scored_clips, training_data
 from ranker.durable import whole_file
 from ranker.errors import InfraError, OrganizerError
+from ranker.executors.local import own_gpu
 from ranker.hidden import load_benchmark
 from ranker.home import Home
 from ranker.intake.archive import describe
@@ -120,7 +121,8 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
     torch.backends.cudnn.allow_tf32 = False
     service, recipe = context.service, run.part.recipe
     name = service.sandbox if run.condition.sandboxed else SandboxName.NONE
-    sandbox = open_configured(service, context.home.root, name=name)
+    gpu = None if run.condition.device == "cpu" else own_gpu()
+    sandbox = open_configured(service, context.home.root, name=name, gpu=gpu)
     spec = encoder_spec(context.home, context.submission, recipe, threads)
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)

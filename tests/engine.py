@@ -43,7 +43,7 @@ def docker_engine() -> Iterator[str]:
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         missing(f"no Docker engine, and none can be started: {sandbox.available().reason}")
-    with _private_engine() as address, _docker_host(address):
+    with private_engine() as address, docker_host(address):
         yield address
 
 
@@ -52,7 +52,7 @@ def remapping_engine() -> Iterator[str]:
     """An engine of our own that maps the users of containers to others (dockerd --userns-remap)."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         missing("an engine that remaps users can be started by root alone, and needs dockerd")
-    with _private_engine(first_id=REMAPPED_FROM) as address, _docker_host(address):
+    with private_engine(first_id=REMAPPED_FROM) as address, docker_host(address):
         yield address
 
 
@@ -67,14 +67,14 @@ def bubblewrap() -> Bubblewrap:
 
 
 @contextlib.contextmanager
-def _docker_host(address: str) -> Iterator[None]:
+def docker_host(address: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", address)
         yield
 
 
 @contextlib.contextmanager
-def _private_engine(first_id: int | None = None) -> Iterator[str]:
+def private_engine(first_id: int | None = None) -> Iterator[str]:
     """With `first_id`, users of containers are so many ids further up outside."""
     parent = f"ranker-test-{uuid.uuid4().hex[:12]}"
     folder = Path(tempfile.mkdtemp(prefix="ranker-engine-"))
@@ -106,7 +106,7 @@ def _private_engine(first_id: int | None = None) -> Iterator[str]:
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    with _docker_host(address):
+    with docker_host(address):
         while time.monotonic() < deadline and process.poll() is None:
             if DockerSandbox(image=TEST_IMAGE).available().ok:
                 return

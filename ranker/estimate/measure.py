@@ -33,6 +33,7 @@ from ranker.estimate.crew import (
     Trial,
 )
 from ranker.estimate.flops import DecoderShape, Row, smollm2_135m
+from ranker.executors.local import own_gpu
 from ranker.lalm import decoder as decoders
 from ranker.lalm.features import encode_calls
 from ranker.lalm.generate import generate_tokens
@@ -189,7 +190,7 @@ def _generate(
 
 def _encode(asked: EncoderTrial, trial: Trial) -> tuple[float, tuple[Call, ...]]:
     """Seconds to start the sandbox with the encoder in it, and each call's."""
-    sandbox = open_configured(asked.service, asked.home, name=asked.sandbox)
+    sandbox = open_configured(asked.service, asked.home, name=asked.sandbox, gpu=None if trial.cpu else own_gpu())
     spec = EncoderSpec(
         tree=asked.tree,
         source=asked.source,

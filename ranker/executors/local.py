@@ -89,6 +89,11 @@ def gpus() -> tuple[Gpu, ...]:
     return driver_gpus() if torch_has_cuda() else ()
 
 
+def own_gpu() -> str | None:
+    """The UUID of the GPU that this process's encoders are handed: the first that it can use itself."""
+    return next((gpu.uuid for gpu in gpus()), None)
+
+
 def torch_has_cuda() -> bool:
     """Whether the installed torch is a build with CUDA, judged by its libraries; torch is not loaded."""
     found = importlib.util.find_spec("torch")

@@ -51,15 +51,21 @@ def open_sandbox(
     )
 
 
-def open_configured(service: Service, home: Path, *, name: SandboxName | None = None) -> ServedSandbox:
-    """The sandbox that a home's configuration asks for, or `name` instead; see `open_sandbox`."""
-    return open_sandbox(
+def open_configured(
+    service: Service, home: Path, *, name: SandboxName | None = None, gpu: str | None = None
+) -> ServedSandbox:
+    """The sandbox that a home's configuration asks for, or `name` instead; see `open_sandbox`. `gpu`: the UUID of the
+    one that encoders are handed, where the sandbox is Docker's.
+    """
+    sandbox = open_sandbox(
         service.sandbox if name is None else name,
         image=service.docker_image,
         home=home,
         runtime=service.docker_runtime,
         remap=service.docker_remap,
     )
+    sandbox.gpu = gpu if sandbox.name is SandboxName.DOCKER else None
+    return sandbox
 
 
 def _main() -> None:

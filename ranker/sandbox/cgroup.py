@@ -20,6 +20,7 @@ from ranker.settings import Limits
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "ranker"
 PERIOD_US = 100_000
+SHARES_OF_A_PROCESS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,9 @@ def _make(name: str, limits: Limits, made: list[Path]) -> None:
         if not (ROOT / controller / "cgroup.procs").exists():
             raise FileNotFoundError(f"there is no controller {controller}")
         _fill(ROOT / controller / name, values, made)
+    # Beside the machine's other processes all our sandboxes together would count as one; they count as one each core.
+    with contextlib.suppress(OSError):
+        (ROOT / "cpu" / PARENT / "cpu.shares").write_text(str(SHARES_OF_A_PROCESS * (os.cpu_count() or 1)))
 
 
 def _fill(folder: Path, values: dict[str, str], made: list[Path]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import requests
 from docker.client import DockerClient
 from docker.errors import DockerException, ImageNotFound
-from docker.types import LogConfig, Mount, Ulimit
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from ranker.errors import MissingError
 from ranker.sandbox.base import Availability
@@ -36,6 +36,7 @@ from ranker.sandbox.environment import (
     python_folders,
 )
 from ranker.sandbox.faults import Ending, judge_engine, plain
+from ranker.sandbox.gpu import GpuWatch
 from ranker.sandbox.memory import MemorySource, PeakMemory, group_peak
 from ranker.sandbox.owner import is_dead, owner_token
 from ranker.sandbox.seccomp import profile_text
@@ -48,6 +49,7 @@ BOOT_LABEL = "org.ranker.boot"
 OWNER_LABEL = "org.ranker.owner"
 NATURAL_DEATH_S = 5
 ENGINE_TIMEOUT_S = 60.0
+GPU_OPEN_FILES = 4096
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 Answer = TypeVar("Answer")
 
@@ -129,9 +131,20 @@ class DockerSandbox(ServedSandbox):
                 _asked(container.start)
                 # gVisor's own process connects in the container's stead, as a user of gVisor's choice.
                 uid = None if self.runtime == "runsc" else server_uid(engine, int(options["user"].split(":")[0]))
-                yield _Container(container, launch.limits.log_kb, uid)
+                yield from _watched(_Container(container, launch.limits.log_kb, uid), launch)
             finally:
                 _remove(container)
+
+
+def _watched(container: _Container, launch: Launch) -> Iterator[Confined]:
+    """The container; with its GPU memory watched, if it was handed a GPU."""
+    if launch.gpu is None:
+        yield container
+        return
+    limit_bytes = int(launch.limits.gpu_memory_gb * 2**30)
+    container.watch = GpuWatch(launch.gpu, limit_bytes=limit_bytes, is_ours=container.holds, end=container.kill)
+    with container.watch.watching():
+        yield container
 
 
 class _Container:
@@ -142,6 +155,7 @@ class _Container:
         self._container = container
         self._log_kb = log_kb
         self._uid = uid
+        self.watch: GpuWatch | None = None
 
     def alive(self) -> bool:
         """Whether it still runs."""
@@ -157,8 +171,7 @@ class _Container:
             except (requests.RequestException, DockerException):
                 killed = True
         if killed:
-            with contextlib.suppress(DockerException):  # it ended by itself meanwhile
-                self._container.kill()
+            self.kill()
             with contextlib.suppress(requests.RequestException, DockerException):
                 self._container.wait(timeout=ENGINE_TIMEOUT_S)
         _asked(self._container.reload)
@@ -168,19 +181,29 @@ class _Container:
             exit_code=state["ExitCode"],
             killed_by_us=killed,
             out_of_memory=bool(state["OOMKilled"]),
+            out_of_gpu_memory=self.watch is not None and self.watch.exceeded,
             log=log.decode("utf-8", "replace"),
         )
 
+    def kill(self) -> None:
+        """End it now, unless it has ended by itself meanwhile."""
+        with contextlib.suppress(requests.RequestException, DockerException):
+            self._container.kill()
+
     def gpu_peak(self) -> int | None:
-        """None: it is given no GPU."""
-        return None
+        """As the driver told it; None without a GPU."""
+        return None if self.watch is None else self.watch.peak_bytes
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process of this machine is in its control group. Raises OSError if it cannot be seen."""
+        return self._container.id in Path(f"/proc/{pid}/cgroup").read_text()
 
     def owns(self, peer: Peer) -> bool:
         """Whether it is the container's user and, where we can see the process, in the container's control group."""
         if self._uid not in {None, peer.uid}:
             return False
         try:
-            return self._container.id in Path(f"/proc/{peer.pid}/cgroup").read_text()
+            return self.holds(peer.pid)
         except OSError:  # the engine's processes are another machine's, or hidden from us
             return self._uid is not None
 
@@ -327,7 +350,9 @@ def _options(launch: Launch, *, own_python: bool, cpus: int) -> dict[str, Any]:
     limits = launch.limits
     memory = int(limits.memory_gb * 2**30)
     mounts = [_bind(bind.source, bind.target, writable=bind.writable) for bind in launch.binds()]
-    tmpfs = {"/tmp": f"rw,noexec,nosuid,nodev,size={limits.scratch_mb}m"}  # noqa: S108
+    # CUDA opens more files, and what compiles kernels runs them from /tmp.
+    files, execute = (GPU_OPEN_FILES, "exec") if launch.gpu is not None else (OPEN_FILES, "noexec")
+    tmpfs = {"/tmp": f"rw,{execute},nosuid,nodev,size={limits.scratch_mb}m"}  # noqa: S108
     if not own_python:
         folders = python_folders()
         folders += [
@@ -357,11 +382,17 @@ def _options(launch: Launch, *, own_python: bool, cpus: int) -> dict[str, Any]:
         "nano_cpus": int(min(limits.cpus, cpus) * 1e9),
         "mounts": mounts,
         "tmpfs": tmpfs,
-        "ulimits": [Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES), Ulimit(name="core", soft=0, hard=0)],
+        "ulimits": [Ulimit(name="nofile", soft=files, hard=files), Ulimit(name="core", soft=0, hard=0)],
         "log_config": LogConfig(type="json-file", config={"max-size": f"{limits.log_kb}k", "max-file": "1"}),
         "labels": {BOOT_LABEL: _boot(), OWNER_LABEL: owner_token()},
         "stdin_open": False,
+        "device_requests": _device_requests(launch.gpu),
     }
+
+
+def _device_requests(gpu: str | None) -> list[DeviceRequest]:
+    """One GPU by its UUID, through the NVIDIA container toolkit; a number could mean another one tomorrow."""
+    return [] if gpu is None else [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])]
 
 
 def _image_environment(launch: Launch) -> dict[str, str]:

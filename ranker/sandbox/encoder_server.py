@@ -1,5 +1,4 @@
-"""Runs inside the sandbox, beside the submission's code: imports it, and answers "encode these clips" over a unix
-socket.
+"""Runs in the sandbox beside the submission's code: imports it, and answers "encode these clips" over a unix socket.
 
 Standalone: standard library, numpy and torch, nothing of ranker (this one file is bound into the sandbox). The process
 that was started keeps no code of the submission: it forks, watches the socket, and ends everything when the other end
@@ -52,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--packages", help="folder of what its requirements.txt installs")
+    parser.add_argument("--gpu-memory-bytes", type=int, help="what torch may take of the GPU that was handed in")
     parser.add_argument("--uid", type=int, default=0, help="step down from root to this user")
     parser.add_argument("--rlimit", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
@@ -68,7 +68,7 @@ def main() -> None:
     if options.packages:  # its torch wins over ours, but nothing of it over the standard library
         place = next((at for at, each in enumerate(sys.path) if each.endswith("-packages")), len(sys.path))
         sys.path.insert(place, options.packages)
-    Server(connection, options.root, options.seed, options.threads).run()
+    Server(connection, options.root, options.seed, options.threads, options.gpu_memory_bytes).run()
 
 
 def confine(uid: int, rlimits: list[str]) -> None:
@@ -102,7 +102,7 @@ def supervise(connection: socket.socket, child: int) -> NoReturn:
     while True:
         status = reap(child)
         if status is not None:
-            os._exit(128 - status if status < 0 else status)
+            os._exit(128 - status if status < 0 else min(status, 128))  # who exits with 137 was not killed
         for descriptor, _ in poll.poll():
             if descriptor == reader:
                 os.read(reader, 512)
@@ -129,11 +129,9 @@ def reap(child: int) -> int | None:
 class Server:
     """One submission's encoder and the connection to the client."""
 
-    def __init__(self, connection: socket.socket, root: str, seed: int, threads: int) -> None:
+    def __init__(self, connection: socket.socket, root: str, seed: int, threads: int, gpu: int | None = None) -> None:
         self.connection = connection
-        self.root = root
-        self.seed = seed
-        self.threads = threads
+        self.root, self.seed, self.threads, self.gpu_bytes = root, seed, threads, gpu
         self.encoder: Any = None
         self.takes_mask = True
 
@@ -206,6 +204,9 @@ class Server:
 
     def load_into(self, report: dict[str, Any], file_name: str) -> None:
         """The steps of `load`; what is known so far stands in `report` if one of them raises."""
+        if self.gpu_bytes is not None and self.torch.cuda.is_available():  # not earlier: no fork survives CUDA's start
+            total = self.torch.cuda.get_device_properties(0).total_memory
+            self.torch.cuda.set_per_process_memory_fraction(min(1.0, self.gpu_bytes / total))
         module = self.import_file(file_name)
         report["candidates"] = candidates(module)
         if report["attribute"] is None:
@@ -242,9 +243,8 @@ class Server:
                 report["output_dim"] = max(-(2**53), min(value, 2**53))
         except BaseException as error:  # noqa: BLE001  theirs to raise, SystemExit too
             report["output_dim_error"] = self.describe_attribute_error(encoder, error)
-        positional, report["keywords"], report["requires"] = call_parameters(encoder)
-        report["positional"] = positional
-        self.takes_mask = positional is None or positional >= 2
+        report["positional"], report["keywords"], report["requires"] = call_parameters(encoder)
+        self.takes_mask = report["positional"] is None or report["positional"] >= 2
         if report["is_module"]:
             encoder.eval()
 

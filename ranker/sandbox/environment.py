@@ -55,6 +55,7 @@ class Launch:
     weights: Path | None = None
     network: Network | None = None
     program: tuple[str, ...] | None = None
+    gpu: str | None = None
 
     def binds(self) -> list[Bind]:
         """What is seen inside beside the Python environment."""
@@ -97,6 +98,8 @@ class Launch:
         root = str(Path(self.seen(SUBMISSION, confined=confined)) / self.root)
         socket = self.seen(SOCKET, confined=confined)
         found = ["--socket", socket, "--root", root, "--seed", str(self.seed), "--threads", str(self.threads)]
+        if self.gpu is not None:
+            found += ["--gpu-memory-bytes", str(int(self.limits.gpu_memory_gb * 2**30))]
         return found if self.packages is None else [*found, "--packages", self.seen(PACKAGES, confined=confined)]
 
     def environment(self, *, confined: bool = True) -> dict[str, str]:

@@ -30,6 +30,7 @@ class ServedSandbox(ABC):
     """A backend: it starts the encoder server somewhere; the rest is the same for all. Implements `base.Sandbox`."""
 
     name: SandboxName
+    gpu: str | None = None  # which one its encoders are handed, by the driver's UUID; docker alone can
 
     def __init__(self, *, hidden: Path | None = None) -> None:
         self.hidden = hidden
@@ -73,6 +74,7 @@ class ServedSandbox(ABC):
                 threads=threads_for(limits, spec.threads),
                 limits=limits,
                 hidden=self.hidden,
+                gpu=self.gpu,
                 packages=spec.packages,
                 weights=spec.weights if network is None else None,
                 network=network,
