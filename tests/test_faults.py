@@ -280,6 +280,7 @@ from pathlib import Path
 from attack_world import LIMITS, NO_IMAGE, clip, processes_with
 from engine import docker_host, private_engine
 from ranker.errors import RankerError
+from ranker.sandbox.backends import backend
 from ranker.sandbox.base import EncoderSpec
 from ranker.types import EncoderSource, SandboxName
 
