@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ranker.errors import MissingError, OrganizerError, UsageError
+from ranker.errors import MissingError, UsageError
 from ranker.metrics import Pair, caption_models, evaluate, read_predictions
 from ranker.metrics.recompute import recompute
 from ranker.types import MetricModels, MetricName
@@ -195,10 +195,20 @@ def test_a_recorded_score_comes_out_again_to_the_last_digit(tmp_path: Path, name
         assert (found.models is not None) == metric.is_caption
 
 
-def test_labels_beyond_the_columns_are_refused(tmp_path: Path) -> None:
-    """A wrong num_classes would give a wrong mean."""
-    with pytest.raises(OrganizerError, match="hold 2 different labels, but the task's num_classes is 1"):
-        recompute("mAP", write(tmp_path / "p.csv", HEADER + "a,dog;cat,dog\n"), {"num_classes": "1"})
+@pytest.mark.parametrize(
+    ("name", "arguments", "row", "words"),
+    [
+        ("mAP", {"num_classes": "1"}, "a,dog;cat,dog", "the references hold 2 different labels, but .* is 1"),
+        ("mAP", {"num_classes": "4"}, "a,;,dog", "none of the 1 references holds one"),
+        ("iWER", {}, "a,...,dog", "all 1 are empty after normalisation"),
+    ],
+)
+def test_a_file_that_does_not_fit_its_metric_is_wrong_usage(
+    tmp_path: Path, name: str, arguments: dict[str, str], row: str, words: str
+) -> None:
+    """A wrong num_classes would give a wrong mean; and a file from outside is no fault of our data (exit code 2)."""
+    with pytest.raises(UsageError, match=f"p.csv: .*{words}"):
+        recompute(name, write(tmp_path / "p.csv", f"{HEADER}{row}\n"), arguments)
 
 
 def test_fense_without_its_models_names_the_substitute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

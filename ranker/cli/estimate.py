@@ -177,7 +177,7 @@ def _range(span: Span) -> str:
 def _flops(span: Span) -> str:
     if span.low == span.high:
         return f"{span.expected:.2e}"
-    return f"{span.expected:.2e} ({span.low:.1e} to {span.high:.1e})"
+    return f"{span.expected:.2e} ({span.low:.2e} to {span.high:.2e})"
 
 
 def _number(value: int | None) -> str:

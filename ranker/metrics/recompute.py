@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ranker.errors import UsageError
+from ranker.errors import OrganizerError, UsageError
 from ranker.metrics.caption import parse_name
 from ranker.metrics.caption_models import caption_models
 from ranker.metrics.registry import evaluate
@@ -48,7 +48,12 @@ def recompute(name: str, path: Path, arguments: Mapping[str, str]) -> Recomputed
     num_classes = _num_classes(metric, arguments)
     predictions = read_predictions(path)
     models = caption_models(which) if metric.is_caption else None
-    result = evaluate(metric, predictions.pairs, num_classes=num_classes, models=models)
+    try:
+        result = evaluate(metric, predictions.pairs, num_classes=num_classes, models=models)
+    except OrganizerError as error:  # of a benchmark's own data it would be our fault; here it is the file's
+        if models is not None:  # or that of the models' files
+            raise
+        raise UsageError(f"{path}: {error}") from None
     return Recomputed(
         metric=result.name,
         value=result.value,
