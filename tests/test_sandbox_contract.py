@@ -26,6 +26,7 @@ from ranker.errors import MissingError, ParticipantError
 from ranker.sandbox import owner
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import Audio, Encoder, EncoderSpec
+from ranker.sandbox.cgroup import PARENT, ROOT, cgroup
 from ranker.sandbox.child import running
 from ranker.sandbox.client import EncoderClient, accept
 from ranker.sandbox.environment import UID
@@ -433,6 +434,15 @@ def test_memory_is_limited_without_a_control_group_too(
     limits = Limits(memory_gb=0.75, cpus=1.0)
     with bubblewrap.start(spec, limits) as encoder, pytest.raises(ParticipantError, match=words):
         encoder.encode([clip(how=MEMORY)])
+
+
+def test_sandboxes_together_weigh_as_much_as_the_cores() -> None:
+    """Beside a busy machine's other processes, a group that counts as one of them would starve all encoders."""
+    parent = ROOT / "cpu" / PARENT
+    with cgroup(LIMITS) as group:
+        if group is None or not parent.is_dir():
+            pytest.skip("there is no group of cgroup v1 here")
+        assert (parent / "cpu.shares").read_text().strip() == str(1024 * (os.cpu_count() or 1))
 
 
 def test_writing_to_the_servers_socket_is_nonsense(tmp_path: Path) -> None:
