@@ -62,8 +62,8 @@ def report(audits: Sequence[Audit]) -> Iterator[str]:
     yield ""
     yield (
         f"`audit.allowed_drop` is {settings.allowed_drop:g}, above the largest drop of an honest encoder, "
-        f"{max(drops):.3f}; and a score collapses only if chance leaves it above that drop too, so that few clips convict "
-        "nobody. A score that hangs on knowing the clips loses nearly all that it has above the answer without "
+        f"{max(drops):.3f}; and a score collapses only if chance leaves it above that drop too, so that few clips "
+        "convict nobody. A score that hangs on knowing the clips loses nearly all that it has above the answer without "
         "listening: tests/test_audit.py trains one, and finds it."
     )
     yield ""
@@ -77,7 +77,8 @@ def report(audits: Sequence[Audit]) -> Iterator[str]:
                 for found in task.changes.values()
             ]
             blind = "-" if task.blind is None else f"{task.blind:.3f}"
-            head = f"{audit.team} | {audit.seed} | {task.task} | {task.metric} | {task.clips} | {blind} | {task.recorded:.3f}"
+            who = f"{audit.team} | {audit.seed} | {task.task} | {task.metric}"
+            head = f"{who} | {task.clips} | {blind} | {task.recorded:.3f}"
             yield f"| {head} | {' | '.join(cells)} |"
 
 

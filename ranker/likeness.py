@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from ranker.db.models import Submission
 from ranker.home import Home
+from ranker.intake.receive import TREE_NAME, WEIGHTS_NAME, submission_folder
 
 BY_NUMBERS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
 BY_BYTES = frozenset({".onnx", ".ort", ".gguf", ".h5", ".npz", ".npy", ".tflite", ".pb", ".msgpack", ".data", ".pkl"})
@@ -125,28 +126,35 @@ class Likeness:
 
 
 def member(home: Home, submission: Submission) -> Member:
-    """A submission's unpacked files; none where it was not unpacked."""
-    tree = home.submissions / submission.digest / "tree"
-    weights, code = {}, set()
-    for path in sorted(tree.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            continue
-        if path.suffix.lower() in BY_NUMBERS | BY_BYTES:
-            weights[path.relative_to(tree).as_posix()] = path
-        elif path.suffix.lower() in CODE:
-            code.add(_digest(path))
+    """A submission's unpacked files, and the weights that its constructor fetched; none where there are none."""
+    folder = submission_folder(home, submission.digest)
+    weights, code = dict[str, Path](), set[str]()
+    for part in (TREE_NAME, WEIGHTS_NAME):
+        root = (folder / part).resolve()
+        for path in sorted(root.rglob("*")):
+            file = path.resolve()  # a hub's cache names its files by links
+            if not file.is_file() or not file.is_relative_to(root):
+                continue
+            if path.suffix.lower() in BY_NUMBERS | BY_BYTES and file not in weights.values():
+                weights[path.relative_to(root).as_posix()] = file
+            elif path.suffix.lower() in CODE and part == TREE_NAME:
+                code.add(_digest(file))
     return Member(id=submission.id, team=submission.team, weights=weights, code=frozenset(code))
 
 
-def read_weights(path: Path) -> WeightFile:
-    """A file's digest, and the sketches of its arrays where its format is known. A broken file has none."""
+def read_weights(path: Path, name: str | None = None) -> WeightFile:
+    """A file's digest, and the sketches of its arrays where its format is known. A broken file has none.
+
+    `name` tells the format where the file itself has another name.
+    """
+    name = name or path.name
     try:
-        places = list(_places(path))
+        places = list(_places(path, Path(name).suffix.lower()))
         sketches = _sketches(path, places)
-    except (ValueError, KeyError, TypeError, OSError, struct.error, zipfile.BadZipFile):
+    except (ValueError, LookupError, TypeError, StopIteration, RuntimeError, OSError, struct.error, zipfile.BadZipFile):
         places, sketches = [], {}
     return WeightFile(
-        name=path.name, digest=_digest(path), size_bytes=path.stat().st_size, sketches=sketches, is_read=bool(places)
+        name=name, digest=_digest(path), size_bytes=path.stat().st_size, sketches=sketches, is_read=bool(places)
     )
 
 
@@ -155,10 +163,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _places(path: Path) -> Iterator[Place]:
-    if path.suffix.lower() == ".safetensors":
+def _places(path: Path, suffix: str) -> Iterator[Place]:
+    if suffix == ".safetensors":
         yield from _safetensors(path)
-    elif path.suffix.lower() in BY_NUMBERS and zipfile.is_zipfile(path):
+    elif suffix in BY_NUMBERS and zipfile.is_zipfile(path):
         yield from _torch_zip(path)
 
 
@@ -169,6 +177,8 @@ def _safetensors(path: Path) -> Iterator[Place]:
         if length > MAX_HEADER_BYTES:
             raise ValueError("the header is too long")
         header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("the header is no table")
     end = path.stat().st_size
     for name, entry in list(header.items())[:MAX_ARRAYS]:
         if name == "__metadata__" or entry["dtype"] not in _DTYPES:
@@ -270,6 +280,8 @@ def sketch(blocks: Iterator[Numbers]) -> npt.NDArray[np.float32] | None:
     total, ones = np.zeros(_WIDTH), np.zeros(_WIDTH)
     at, count, whole = 0, 0, 0.0
     for block in blocks:
+        if not np.isfinite(block).all():
+            return None
         height = -(-len(block) // _PERIOD)
         signs = rows[np.arange(at, at + height) % _PERIOD]
         total += _signed(block, signs, columns)
@@ -294,10 +306,10 @@ def _signed(block: Numbers, rows: Numbers, columns: Numbers) -> npt.NDArray[np.f
 
 
 def compare(members: Sequence[Member]) -> Likeness:
-    """Every pair that shares weights, in groups. Equal files are read once."""
-    paths = {path: None for each in members for path in each.weights.values()}
+    """Every pair that shares weights, in groups."""
+    paths = {path: name.rpartition("/")[2] for each in members for name, path in each.weights.items()}
     with ThreadPoolExecutor() as pool:
-        files = dict(zip(paths, pool.map(read_weights, paths), strict=True))
+        files = dict(zip(paths, pool.map(read_weights, paths.keys(), paths.values()), strict=True))
     pairs = [pair for one, other in combinations(members, 2) if (pair := _pair(one, other, files)) is not None]
     return Likeness(
         members=len(members),

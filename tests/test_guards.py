@@ -28,9 +28,9 @@ LAYERS = """
     manifest settings
     data db hidden metrics
     queue sandbox scoring
-    executors inspection job lalm likeness lineup scoretable uncertainty
+    executors inspection job lalm lineup scoretable uncertainty
     board conditions doctor estimate intake provision weights
-    calibration
+    calibration likeness
     evaluation site
     comparison overview worker
     audit planning results

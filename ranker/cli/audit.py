@@ -111,10 +111,9 @@ def audit_table(found: Audit) -> RenderableType:
     """One line per task: recorded, after each change with the drop and its interval, verdict; and what it means."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("task", overflow="fold")
-    for column in ("clips", "recorded", "changed"):
+    for column in ("recorded", "changed", "drop (95%)"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("drop (95%)", justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     for each in found.tasks:
         table.add_row(*_cells(each))
     if found.collapsed:
@@ -132,8 +131,7 @@ def audit_table(found: Audit) -> RenderableType:
 def _cells(task: AuditedTask) -> tuple[str | Text, ...]:
     changes = task.changes.items()
     return (
-        f"{task.task}\n{task.metric}",
-        str(task.clips),
+        f"{task.task}\n{task.clips} clips",
         f"{task.recorded:.3f}",
         "\n".join(f"{change} {each.value:.3f}" for change, each in changes),
         "\n".join(_drop(each) for _, each in changes),
@@ -142,7 +140,7 @@ def _cells(task: AuditedTask) -> tuple[str | Text, ...]:
 
 
 def _drop(changed: Changed) -> str:
-    return f"{changed.drop:+.3f} ({changed.low:+.3f} to {changed.high:+.3f})"
+    return f"{changed.drop:+.3f} ({changed.low:+.2f} to {changed.high:+.2f})"
 
 
 def likeness_table(found: Likeness) -> RenderableType:

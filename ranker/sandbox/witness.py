@@ -211,7 +211,8 @@ def allowed(asked: int) -> int:
 
 def unseen(share: float, asked: int) -> float:
     """Chance that an encoder which cheats on this share of the clips is let pass when so many are asked again."""
-    return 1.0 - tail(asked, allowed(asked) + 1, share)
+    most = allowed(asked)
+    return sum(math.comb(asked, k) * share**k * (1 - share) ** (asked - k) for k in range(most + 1))
 
 
 def confirm(sandbox: Sandbox, spec: EncoderSpec, limits: Limits, folders: Sequence[Path]) -> None:
