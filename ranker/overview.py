@@ -100,6 +100,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "kind": job.kind,
         "benchmark": job.benchmark,
         "track": job.track,
+        "part": None if job.condition is None else job.part,
         "condition": job.condition_digest,
         "seed": job.seed,
         "status": job.status,

@@ -479,6 +479,7 @@ def test_reports_tell_the_parts_apart(joined: Joined) -> None:
     service = Ranker(joined.home.root, joined.home.hidden)
     (view,) = service.find(["team"])
     assert [job.where for job in view.evaluations] == ["track A", "track A, hidden part", "track A, prompted part"]
+    assert [job["part"] for job in view.to_json()["evaluations"]] == ["public", "hidden", "prompted"]
     text = service.results(None, None)
     for name in ("| team |", "| team (hidden part) |", "| team (prompted part) |"):
         assert name in text
