@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from ranker.errors import InfraError, MissingError, ParticipantError
 from ranker.intake import requirements
 from ranker.intake.frozen import FILES, freeze, known
+from ranker.intake.receive import ENVIRONMENT_NAME
 from ranker.intake.staging import staging_folder
 from ranker.sandbox.faults import Ending, exit_words, plain
 from ranker.sandbox.network import Network, network
@@ -26,16 +27,17 @@ from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service
 from ranker.types import Traffic
 
-FOLDER = "environment"
 _MAX_REPORT_BYTES = 50_000_000
+_MAX_LOG_BYTES = 2_000_000
+_LOG, _REPORT = "pip.log", "report.json"
 _PIP = ("-m", "pip", "--isolated", "install", "--no-input", "--disable-pip-version-check", "--no-cache-dir")
 _QUIET = ("--progress-bar", "off", "--no-color", "--no-compile", "--no-warn-script-location", "--no-warn-conflicts")
 _ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
 # What pip says when a server, or the way to it, fails; captured from pip 23.2 (tests/test_build.py).
 _SERVER_FAILED = re.compile(
-    r"HTTP error (5\d\d|429)|too many (5\d\d|429) error|Read timed out|ReadTimeoutError|ConnectionResetError|"
-    r"Connection (aborted|broken|reset)|NewConnectionError|SSLError|IncompleteRead|ProtocolError|"
-    r"No space left on device"
+    r"HTTP error (5\d\d|429)|Could not fetch URL .*(5\d\d Server|429 Client) Error|too many (5\d\d|429) error|"
+    r"Read timed out|ReadTimeoutError|ConnectionResetError|Connection (aborted|broken|reset)|NewConnectionError|"
+    r"SSLError|IncompleteRead|ProtocolError|No space left on device"
 )
 
 
@@ -84,10 +86,10 @@ def build(sandbox: ServedSandbox, service: Service, root: Path, folder: Path) ->
     lines = requirements.read(root)
     if not lines:
         return None
-    target = folder / FOLDER
+    target = folder / ENVIRONMENT_NAME
     record = known(target)
     if record is None:
-        with staging_folder(folder, f".{FOLDER}-") as staging:
+        with staging_folder(folder, f".{ENVIRONMENT_NAME}-") as staging:
             record = _install(sandbox, service, lines, staging, target)
     return Built(packages=target / FILES if record["installed"] else None, record=record)
 
@@ -132,24 +134,18 @@ def _pip(sandbox: ServedSandbox, service: Service, way: Network, *options: str) 
     asked = service.build
     kinds = () if asked.allow_source else ("--only-binary", ":all:")
     where = ("--index-url", asked.index_url, "--retries", "1", "--timeout", "20")
-    arguments = [
-        *_PIP,
-        *_QUIET,
-        *where,
-        *kinds,
-        *options,
-        "--report",
-        "report.json",
-        "--requirement",
-        requirements.NAME,
-    ]
+    written = ("--report", _REPORT, "--log", _LOG)
+    arguments = [*_PIP, *_QUIET, *where, *kinds, *options, *written, "--requirement", requirements.NAME]
     ending = sandbox.run(arguments, service.limits, network=way, timeout_s=asked.timeout_s)
-    judge(ending, way, service)
-    return _read_report(way.room / "report.json")
+    judge(ending, way, service, debug=_end_of(way.room / _LOG))
+    return _read_report(way.room / _REPORT)
 
 
-def judge(ending: Ending | None, way: Network, service: Service) -> None:
-    """Raise whoever's fault it was that pip did not succeed; nothing if it did. `ending`: None after the time limit."""
+def judge(ending: Ending | None, way: Network, service: Service, *, debug: str = "") -> None:
+    """Raise whoever's fault it was that pip did not succeed; nothing if it did.
+
+    `ending`: None after the time limit; `debug`: the end of pip's own log, which alone tells of an index that fails.
+    """
     asked, journal = service.build, way.journal
     if way.lost:
         raise InfraError(
@@ -167,10 +163,10 @@ def judge(ending: Ending | None, way: Network, service: Service) -> None:
             f"{requirements.NAME} was not installed within {asked.timeout_s:g} s, which is the limit; pin every "
             "version, so that pip has nothing to search"
         )
-    _judge_exit(ending, way, service.limits)
+    _judge_exit(ending, way, service.limits, debug)
 
 
-def _judge_exit(ending: Ending, way: Network, limits: Limits) -> None:
+def _judge_exit(ending: Ending, way: Network, limits: Limits, debug: str) -> None:
     journal = way.journal
     if ending.out_of_memory:
         raise ParticipantError(f"installing {requirements.NAME} took more than the {limits.memory_gb:g} GB of memory")
@@ -186,7 +182,7 @@ def _judge_exit(ending: Ending, way: Network, limits: Limits) -> None:
         raise InfraError(
             f"the package index cannot be reached ({', '.join(unreachable[:3])}); is build.index_url right?"
         )
-    if not errors or _SERVER_FAILED.search(ending.log) or errors[-1].startswith("Exception"):
+    if not errors or _SERVER_FAILED.search(ending.log + debug) or errors[-1].startswith("Exception"):
         raise InfraError(f"pip failed with {exit_words(ending.exit_code)}; it printed last: {plain(ending.log)}")
     refused = journal.destinations(Traffic.REFUSED)
     asked = f"; it asked for {', '.join(map(plain, refused[:3]))}, which is not the index" if refused else ""
@@ -194,6 +190,16 @@ def _judge_exit(ending: Ending, way: Network, limits: Limits) -> None:
         f"{requirements.NAME} cannot be installed{asked}; pip says: {plain(_telling(errors))} (only wheels of the "
         "index are installed)"
     )
+
+
+def _end_of(path: Path) -> str:
+    """The end of a file that a sandbox wrote; empty where there is none."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            file.seek(-min(_MAX_LOG_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read(_MAX_LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _telling(errors: list[str]) -> str:

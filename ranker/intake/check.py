@@ -14,11 +14,20 @@ from typing import Any
 from ranker.data.hub import Hub
 from ranker.data.lock import Source
 from ranker.errors import ParticipantError
+from ranker.executors.local import own_gpu
 from ranker.home import Home
 from ranker.intake import weights
 from ranker.intake.archive import Unpacked, unpack
 from ranker.intake.build import build
-from ranker.intake.receive import ARCHIVE_NAME, REPORT_NAME, TREE_NAME, submission_folder
+from ranker.intake.phases import require_same
+from ranker.intake.receive import (
+    ARCHIVE_NAME,
+    ENVIRONMENT_NAME,
+    REPORT_NAME,
+    TREE_NAME,
+    WEIGHTS_NAME,
+    submission_folder,
+)
 from ranker.intake.report import inspect_report
 from ranker.intake.weights import Fetched
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
@@ -33,7 +42,7 @@ from ranker.types import EncoderSource, Progress, RepoKind, Stage
 def check_submission(context: JobContext) -> Outcome:
     """Handler of CHECK jobs; raises what `examine` and `ranker.sandbox.backends.open_configured` raise."""
     service = context.service
-    sandbox = open_configured(service, context.home.root)
+    sandbox = open_configured(service, context.home.root, gpu=own_gpu())
     return Outcome(result=examine(context.home, service, context.submission, sandbox, context.report))
 
 
@@ -103,6 +112,7 @@ def _try_encoder(
     """The phases: build; then, without a network, the check; and if that fails, weights, and the check with them."""
     folder = submission_folder(home, submission.digest)
     built = build(sandbox, service, unpacked.tree / root_folder(unpacked.tree), folder)
+    require_same(folder, submission.check, ENVIRONMENT_NAME, None if built is None else built.record)
     packages = None if built is None else built.packages
     trial = _Trial(
         sandbox=sandbox,
@@ -113,12 +123,13 @@ def _try_encoder(
         packages=packages,
     )
     result, fetched = _with_weights(trial)
+    require_same(folder, submission.check, WEIGHTS_NAME, None if fetched is None else fetched.record)
     return {
         "tree": {"digest": unpacked.digest, "files": unpacked.files, "size_bytes": unpacked.size_bytes},
         "source": dataclasses.asdict(result.source),
         "encoder": result.to_json(),
-        "environment": None if built is None else built.record,
-        "weights": None if fetched is None else fetched.record,
+        ENVIRONMENT_NAME: None if built is None else built.record,
+        WEIGHTS_NAME: None if fetched is None else fetched.record,
     }
 
 
@@ -148,7 +159,7 @@ def _with_weights(trial: _Trial) -> tuple[CheckResult, Fetched | None]:
     try:
         return trial.check(fetched.weights, source), fetched
     except ParticipantError as refusal:
-        shutil.rmtree(trial.folder / weights.FOLDER)  # no run has seen it: another check may fetch anew
+        shutil.rmtree(trial.folder / WEIGHTS_NAME)  # no run has seen it: another check may fetch anew
         raise ParticipantError(
             [
                 *refusal.reasons,

@@ -26,6 +26,8 @@ from ranker.types import JobKind, Status
 ARCHIVE_NAME = "submission.zip"
 REPORT_NAME = "report.pdf"
 TREE_NAME = "tree"
+ENVIRONMENT_NAME = "environment"  # what its requirements.txt installed; both are keys of a check's result, too
+WEIGHTS_NAME = "weights"  # what its constructor fetched
 MAX_TEAM_LENGTH = 100
 _STAGING_PREFIX = ".incoming-"
 _CHUNK = 1 << 20
@@ -43,7 +45,7 @@ class Received:
 
 
 def submission_folder(home: Home, digest: str) -> Path:
-    """Where everything of one submission lies: the ZIP as it came, the report, the unpacked tree."""
+    """Where everything of one submission lies: the ZIP as it came, the report, and what the check made of them."""
     return home.submissions / digest
 
 
@@ -127,9 +129,12 @@ def _shown(name: str) -> str:
 
 
 def _is_lost(folder: Path, submission: Submission) -> bool:
-    """Whether the check has succeeded, but what it unpacked is gone: somebody has tidied up, or was told to."""
-    checked = any(job.kind == JobKind.CHECK and job.status == Status.SUCCEEDED for job in submission.jobs)
-    return checked and not (folder / TREE_NAME).is_dir()
+    """Whether the check has succeeded, but what it unpacked, installed or fetched is gone: somebody has tidied up, or
+    was told to.
+    """
+    checked = [job.result for job in submission.checks if job.status == Status.SUCCEEDED and job.result is not None]
+    names = [TREE_NAME, *(name for name in (ENVIRONMENT_NAME, WEIGHTS_NAME) if checked and checked[-1].get(name))]
+    return bool(checked) and not all((folder / name).is_dir() for name in names)
 
 
 def _keep(source: Path, target: Path) -> tuple[str, int]:

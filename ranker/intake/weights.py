@@ -16,6 +16,7 @@ from typing import Any
 
 from ranker.errors import InfraError, ParticipantError
 from ranker.intake.frozen import FILES, freeze, known, tidy
+from ranker.intake.receive import WEIGHTS_NAME
 from ranker.intake.staging import staging_folder
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import find_encoder
@@ -26,10 +27,9 @@ from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service
 from ranker.types import EncoderSource, RepoKind, Traffic
 
-FOLDER = "weights"
 MAX_REPOSITORIES = 50
 _CACHE = "huggingface/hub"
-_REPOSITORY = re.compile(r"(models|datasets)--([\w.-]{1,96})(?:--([\w.-]{1,96}))?", re.ASCII)
+_REPOSITORY = re.compile(r"(?P<kind>models|datasets)--(?P<name>[\w.-]{1,200})", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _KINDS = {"models": RepoKind.MODEL, "datasets": RepoKind.DATASET}
 
@@ -47,8 +47,8 @@ class Fetched:
 
 def kept(folder: Path) -> Fetched | None:
     """What an earlier check froze for the submission whose folder this is. Raises InfraError if it was changed."""
-    record = known(folder / FOLDER)
-    return None if record is None else Fetched(weights=folder / FOLDER / FILES, record=record)
+    record = known(folder / WEIGHTS_NAME)
+    return None if record is None else Fetched(weights=folder / WEIGHTS_NAME / FILES, record=record)
 
 
 def fetch(
@@ -73,7 +73,7 @@ def fetch(
     reach = policy(
         [*asked.hub_hosts, *hosts], urls=[asked.hub_url], private=service.private_hosts, max_bytes=asked.max_bytes
     )
-    with staging_folder(folder, f".{FOLDER}-") as staging:
+    with staging_folder(folder, f".{WEIGHTS_NAME}-") as staging:
         room = staging / "room"
         room.mkdir()
         room.chmod(0o777)  # the encoder runs as another user; the folders above are for us alone
@@ -95,8 +95,8 @@ def fetch(
             "repositories": _repositories(room / _CACHE, dated),
             "network": way.journal.to_json(),
         }
-        record = freeze(room, folder / FOLDER, record)
-    return Fetched(weights=folder / FOLDER / FILES, record=record)
+        record = freeze(room, folder / WEIGHTS_NAME, record)
+    return Fetched(weights=folder / WEIGHTS_NAME / FILES, record=record)
 
 
 def _construct(sandbox: ServedSandbox, spec: EncoderSpec, limits: Limits, way: Network) -> None:
@@ -146,7 +146,7 @@ def _repositories(cache: Path, dated: Dated) -> list[dict[str, Any]]:
         match = _REPOSITORY.fullmatch(place.name)
         if match is None or place.is_symlink():
             continue
-        kind, name = _KINDS[match[1]], "/".join(part for part in match.groups()[1:] if part)
+        kind, name = _KINDS[match["kind"]], match["name"].replace("--", "/")  # no name on the hub has two dashes
         refs = {_read(path): plain(path.name, 60) for path in _below(place / "refs")}
         for commit in sorted(path.name for path in _below(place / "snapshots") if _COMMIT.fullmatch(path.name)):
             when = dated(kind, name, commit)

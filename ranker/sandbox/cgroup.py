@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,14 +125,20 @@ def _fill(folder: Path, values: dict[str, str], made: list[Path]) -> None:
                 raise
 
 
+def kill_all(folders: Iterable[Path]) -> None:
+    """Send SIGKILL to every process of the groups, also to those that left their session or outlived bwrap."""
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError):
+            for pid in (folder / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
 def _remove(folders: list[Path]) -> None:
     """Kill what is still in the group and remove it. A folder is busy until the last process is quite gone."""
     for folder in folders:
         for _ in range(200):
-            with contextlib.suppress(OSError, ValueError):
-                for pid in (folder / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+            kill_all([folder])
             try:
                 folder.rmdir()
                 break

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ranker.errors import InfraError
+from ranker.sandbox.cgroup import kill_all
 from ranker.sandbox.faults import Ending
 from ranker.sandbox.memory import PeakMemory, group_peak, process_peak
 from ranker.sandbox.processes import is_below
@@ -86,6 +87,7 @@ class Child:
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        kill_all(self._groups)
 
     def _drain(self) -> None:
         """Keep reading, so that it never blocks on a full pipe, and keep the end only, so that it fills no disk of

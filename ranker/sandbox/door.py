@@ -43,6 +43,8 @@ def main() -> NoReturn:
     listener.close()
     if not options.as_is:
         confine(options.uid, options.rlimit)
+        if options.uid:  # bubblewrap had seen to that, but stepping down undid it
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.execvpe(options.command[0], options.command, {**os.environ, **dict.fromkeys(PROXIES, address)})  # noqa: S606  no shell is wanted
 
 

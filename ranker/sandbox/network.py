@@ -15,6 +15,7 @@ from ranker.sandbox.owner import make_folder
 from ranker.sandbox.proxy import Journal, Policy, Resolve, proxy, resolve
 
 MAX_FILES = 200_000
+ENTRY_BYTES = 4096  # that an entry counts for at least: some file systems say nothing of what names and folders take
 LOOK_EVERY_S = 0.25
 
 
@@ -56,7 +57,7 @@ def watched(found: Network, process: Confined) -> Iterator[None]:
 
     def look() -> None:
         while not ended.wait(LOOK_EVERY_S):
-            size, files = measure(found.room)
+            size, files = measure(found.room, found.max_bytes)
             if size > found.max_bytes or files > MAX_FILES:
                 found.overflow = f"it wrote more than the {found.max_bytes:,} bytes or {MAX_FILES:,} files that it may"
             elif free - _free(found.room) > 2 * found.max_bytes + 2**30:
@@ -75,17 +76,17 @@ def watched(found: Network, process: Confined) -> Iterator[None]:
         watch.join()
 
 
-def measure(folder: Path) -> tuple[int, int]:
-    """Bytes and entries below a folder that others write to meanwhile; no link is followed, and counting ends early
-    where there are far too many.
+def measure(folder: Path, enough: int) -> tuple[int, int]:
+    """Bytes and entries below a folder that others write to meanwhile, no link followed; counting ends above `enough`
+    bytes, or it would never catch up with who makes ever more.
     """
     size, files, waiting = 0, 0, [str(folder)]
-    while waiting and files <= MAX_FILES:
+    while waiting and files <= MAX_FILES and size <= enough:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     files += 1
-                    if files > MAX_FILES:
+                    if files > MAX_FILES or size > enough:
                         break
                     try:
                         found = entry.stat(follow_symlinks=False)
@@ -93,7 +94,7 @@ def measure(folder: Path) -> tuple[int, int]:
                         continue  # gone meanwhile
                     if stat.S_ISDIR(found.st_mode):
                         waiting.append(entry.path)
-                    size += found.st_blocks * 512
+                    size += max(found.st_blocks * 512, ENTRY_BYTES)
         except OSError:
             continue
     return size, files
