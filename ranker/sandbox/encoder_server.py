@@ -152,7 +152,7 @@ class Server:
 
     # -- operations
 
-    def inspect(self, header: dict[str, Any], _payload: bytearray) -> None:
+    def inspect(self, header: dict[str, Any], _payload: Any) -> None:
         """One file's attributes whose name ends in `Encoder`, or why it has none.
 
         It is imported in a forked process, since importing it may do anything: end the process, hang, patch torch.
@@ -186,7 +186,7 @@ class Server:
             report = {"candidates": {}, "error": {"type": "ImportError", "message": f"its import {what}", "frames": []}}
         self.send({"name": name, **report})
 
-    def load(self, header: dict[str, Any], _payload: bytearray) -> None:
+    def load(self, header: dict[str, Any], _payload: Any) -> None:
         """Import the file, construct the encoder, and say what it looks like. Never fails: reports."""
         started = time.monotonic()
         report = {
@@ -261,7 +261,7 @@ class Server:
             return self.describe_error(hidden)
         return self.describe_error(error)
 
-    def encode(self, header: dict[str, Any], payload: bytearray) -> None:
+    def encode(self, header: dict[str, Any], payload: Any) -> None:
         """Call the encoder on one padded batch and send what it returned: its shape always, its numbers if they fit."""
         report: dict[str, Any] = {
             "error": None, "kind": "", "length": None, "features": None, "mask": None, "sent": False, "seconds": 0.0,
@@ -286,7 +286,7 @@ class Server:
             report["sent"], numbers = False, []
         self.send(report, numbers)
 
-    def batch(self, lengths: list[int], payload: bytearray) -> tuple[Any, Any]:
+    def batch(self, lengths: list[int], payload: Any) -> tuple[Any, Any]:
         """Right-padded audio (B, T) float32 and its mask (B, T) int32, 1 on samples."""
         samples = self.torch.from_numpy(self.np.frombuffer(payload, dtype="<f4"))
         if len(set(lengths)) == 1:
@@ -420,20 +420,20 @@ class Server:
         except OSError:
             os._exit(0)
 
-    def receive(self) -> tuple[dict[str, Any], bytearray]:
+    def receive(self) -> tuple[dict[str, Any], Any]:
         """Read one frame from the client, which we trust; ends the process at the end of the stream."""
         magic, header_length, payload_length = PREAMBLE.unpack(self.exactly(PREAMBLE.size))
         if magic != MAGIC:
             sys.exit(f"the client speaks {magic!r}, this server {MAGIC!r}")
         return json.loads(bytes(self.exactly(header_length))), self.exactly(payload_length)
 
-    def exactly(self, size: int) -> bytearray:
-        """`size` bytes from the socket."""
-        buffer = bytearray(size)
+    def exactly(self, size: int) -> Any:
+        """`size` bytes from the socket, as a numpy array: a bytearray would be filled with zeros first."""
+        buffer = importlib.import_module("numpy").empty(size, dtype="uint8")
         view = memoryview(buffer)
         while view:
             try:
-                count = self.connection.recv_into(view)
+                count = self.connection.recv_into(view, 0, socket.MSG_WAITALL)
             except OSError:
                 count = 0
             if count == 0:
