@@ -1,4 +1,4 @@
-"""Which defence keeps each attack of tests/attacks from what it tries, and how a control run lifts it.
+"""Which defence keeps each attack of tests/attacks from what it tries; a control run lifts it.
 
 Several layers of one attack are alternatives: each alone is enough, so the control lifts them all, and another run
 lifts all but one.
@@ -100,3 +100,58 @@ PEEKING = (
     _attack("leaves_messages", Layer.SECCOMP, Layer.IPC),
     _attack("raises_limits", Layer.RLIMITS),
 )
+
+# Those that take more than their share: tests/test_attacks_exhaust.py.
+EXHAUSTING = (
+    _attack("makes_children", Layer.PROCESS_LIMIT),
+    _attack("starts_threads", Layer.PROCESS_LIMIT),
+    _attack("forks", Layer.PROCESSES, Layer.GROUP_KILL, no_control="leaves_daemons is it, with one process that stays"),
+    _attack("leaves_daemons", Layer.PROCESSES, Layer.GROUP_KILL),
+    _attack("kills_supervisor", Layer.PROCESSES),
+    _attack("opens_files", Layer.RLIMITS),
+    _attack("fills", Layer.SCRATCH_LIMIT),
+    _attack("fills_memory", Layer.MEMORY_LIMIT),
+    _attack("fills_log", Layer.LOG_LIMIT),
+    _attack("scratch_is_full", Layer.JUDGEMENT, no_control="its own exception is told; nothing is lifted"),
+    _attack("hangs", Layer.CALL_LIMIT),
+    _attack("hangs_at_import", Layer.LOAD_LIMIT),
+    _attack("exits", Layer.JUDGEMENT, no_control="a status means nothing to anybody outside"),
+)
+# Those that return, or pretend, what they should not: tests/test_attacks_lie.py and tests/test_witness.py.
+LYING = (
+    _attack("neighbours", Layer.SEARCH_PATH),
+    _attack("patches_scorer", Layer.OWN_PROCESS),
+    _attack("odd_tensors", Layer.CONTRACT),
+    _attack("odd_layouts", Layer.CONTRACT, no_control="all of it is allowed, and must be read right"),
+    _attack("odd_names", Layer.CONTRACT, no_control="the names stand in its file; what is not listed is not shown"),
+    _attack("metaclass", Layer.CONTRACT, no_control="whatever raises is caught; there is no bound to lift"),
+    _attack("leaves_at_import", Layer.JUDGEMENT, no_control="a status means nothing to anybody outside"),
+    _attack("shouts", Layer.CONTRACT, no_control="its ten megabytes stand in its file; what is shown is short"),
+    _attack("forged_name", Layer.CONTRACT),
+    _attack("another_size", Layer.CONTRACT),
+    _attack("kills_itself", Layer.JUDGEMENT, no_control="one kill counts as ours; test_worker.py counts them"),
+    _attack("blames_machine", Layer.JUDGEMENT),
+    _attack("counts_calls", Layer.WITNESS),
+    _attack("counts_in_scratch", Layer.WITNESS),
+    _attack("peeks", Layer.WITNESS),
+    _attack("late_counts", Layer.WITNESS),
+    _attack("late_clock", Layer.WITNESS),
+    _attack("late_neighbours", Layer.WITNESS),
+    _attack("late_remembers", Layer.WITNESS),
+)
+# Those that write to the server's connection themselves: tests/test_attacks_wire.py.
+WRITING = (
+    _attack("floods", Layer.WIRE),
+    _attack("deep_json", Layer.WIRE),
+    _attack("endless_header", Layer.WIRE),
+    _attack("trickles", Layer.WIRE),
+    _attack("pickles", Layer.WIRE),
+    _attack("sends_files", Layer.WIRE),
+    _attack("answers_ahead", Layer.WIRE, no_control="it gains nothing: its answers are to other clips"),
+    _attack("talks_garbage", Layer.WIRE, no_control="without the first check the next refuses it"),
+    _attack("cuts_answer", Layer.WIRE, no_control="half an answer is none"),
+    _attack("wrong_count", Layer.WIRE, no_control="numbers that did not come cannot be read"),
+)
+ATTACKS = (*PEEKING, *EXHAUSTING, *LYING, *WRITING)
+# Files beside them that the others share.
+PARTS = ("honest", "spy", "line")

@@ -24,7 +24,6 @@ from attack_world import (
     seeded,
     spec,
 )
-from attack_world import honest as expected
 from effort import todays
 from lifting import lifted
 
@@ -92,9 +91,14 @@ def test_a_disk_that_it_filled_itself_is_no_fault_of_ours(client: EncoderClient)
     assert_next_one_runs(client)
 
 
-# -- what ends with its server; on bubblewrap, whose cgroup and process namespace are ours to make; docker by turns
+# -- what ends with its server, beside another that goes on
 
-BOTH = [SandboxName.BUBBLEWRAP, SandboxName.DOCKER]
+
+def short(value: object) -> str | None:
+    """A name for a case that a person would type."""
+    return value if isinstance(value, str) and " " not in value else ""
+
+
 ENDINGS = [
     ("hangs", BRIEF, "no answer within 1 s while it encoded a clip of 1.00 s; the limit for one call is 1 s"),
     ("hangs_at_import", EARLY, "no answer within 1 s while it was imported and constructed; the limit for loading"),
@@ -102,74 +106,70 @@ ENDINGS = [
     ("forks", BRIEF, "no answer within 1 s while it encoded a clip of 1.00 s"),
     ("exits", LIMITS, "ended its own process with exit code 0 while it encoded a clip of 1.00 s"),
 ]
-CASES = [(name, *ending) for ending in ENDINGS for name in BOTH]
-
-
-def opened(request: pytest.FixtureRequest, name: SandboxName) -> ServedSandbox:
-    request.getfixturevalue("docker_engine" if name is SandboxName.DOCKER else "bubblewrap")
-    return backend(name, image=NO_IMAGE)
 
 
 @pytest.mark.parametrize(
-    ("name", "attack", "limits", "words"),
-    todays("attacks that end with their server", CASES),
-    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+    ("attack", "limits", "words"), todays("attacks that end with their server", ENDINGS), ids=short
 )
 def test_the_limit_is_told_as_theirs(
-    request: pytest.FixtureRequest, world: World, name: SandboxName, attack: str, limits: Limits, words: str
+    sandbox: ServedSandbox, client: EncoderClient, world: World, attack: str, limits: Limits, words: str
 ) -> None:
     """Time, memory, processes that stay, an early end: the sentence names the limit and what was being done; nothing
-    of it is left, and the next one runs.
+    of it is left, and an honest encoder that runs beside it all the while is not disturbed.
     """
-    sandbox, seed = opened(request, name), os.getpid()
+    seed = os.getpid()
     started = sandbox.start(seeded(world, attack, seed), limits)
     with pytest.raises(ParticipantError, match=words), started as encoder:
         encoder.encode([clip()])
     assert processes_with(f"--seed\0{seed}\0") == []
-    with sandbox.start(spec(world, "honest"), LIMITS) as encoder:
-        assert encoder.encode([clip()])[0].shape == expected(clip()).shape
+    assert_next_one_runs(client)
 
 
 FILL_LIFTS = [(Layer.READ_ONLY, Layer.USER), (Layer.USER,), (Layer.READ_ONLY,)]
 WATCHER_LIFTS = [(Layer.NOT_DUMPABLE,), (Layer.PROCESSES,), ()]
-DAEMON_LIFTS = [(), (Layer.PROCESSES,), (Layer.GROUP_KILL,), (Layer.PROCESSES, Layer.GROUP_KILL)]
+PAIR = (Layer.PROCESSES, Layer.GROUP_KILL)
+DAEMON_LIFTS = [(), (Layer.PROCESSES,), (Layer.GROUP_KILL,), PAIR, None]
 
 
 @pytest.mark.parametrize("layers", todays("daemons, with layers lifted", DAEMON_LIFTS), ids=str)
-def test_daemons_end_with_the_sandbox(request: pytest.FixtureRequest, world: World, layers: tuple[Layer, ...]) -> None:
-    """A grandchild in a session of its own, deaf to signals, ends by either layer; without both it stays."""
-    request.getfixturevalue("bubblewrap")
+def test_daemons_end_with_the_sandbox(
+    request: pytest.FixtureRequest, world: World, layers: tuple[Layer, ...] | None
+) -> None:
+    """A grandchild in a session of its own, deaf to signals, ends by either layer; without both it stays. In a
+    container (None) it ends with that.
+    """
+    request.getfixturevalue("docker_engine" if layers is None else "bubblewrap")
     seed = os.getpid() + 2**22
-    with lifted(layers, world) as sandbox, sandbox.start(seeded(world, "leaves_daemons", seed), LIMITS) as encoder:
+    with contextlib.ExitStack() as stack:
+        if layers is None:
+            sandbox: ServedSandbox = backend(SandboxName.DOCKER, image=NO_IMAGE)
+        else:
+            sandbox = stack.enter_context(lifted(layers, world))
+        encoder = stack.enter_context(sandbox.start(seeded(world, "leaves_daemons", seed), LIMITS))
         encoder.encode([clip()])
+        assert len(processes_with(f"--seed\0{seed}\0")) >= 3
     left = processes_with(f"--seed\0{seed}\0")
     for pid in left:
         os.kill(int(pid), signal.SIGKILL)
-    assert len(left) == (1 if len(layers) == 2 else 0)
+    assert len(left) == (layers == PAIR)
 
 
-def test_a_daemon_ends_with_its_container(docker_engine: str, world: World) -> None:
-    """The same in a container."""
-    seed = os.getpid() + 2**23
-    sandbox = backend(SandboxName.DOCKER, image=NO_IMAGE)
-    with sandbox.start(seeded(world, "leaves_daemons", seed), LIMITS) as encoder:
-        encoder.encode([clip()])
-        assert len(processes_with(f"--seed\0{seed}\0")) == 3
-    assert processes_with(f"--seed\0{seed}\0") == []
+LOGS = [(SandboxName.BUBBLEWRAP, LIMITS), (SandboxName.DOCKER, LIMITS), (SandboxName.BUBBLEWRAP, ROOMY)]
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_what_is_printed_is_kept_in_part_only(request: pytest.FixtureRequest, world: World, name: SandboxName) -> None:
-    """Four megabytes printed leave `log_kb` at most; with the limit raised they are all there."""
-    limits = (LIMITS, ROOMY) if name is SandboxName.BUBBLEWRAP else (LIMITS,)
-    for limit in limits:
-        with opened(request, name).connect(spec(world, "fills_log"), limit) as client:
-            assert load(client, "fills_log") == []
-            client.encode([clip()])
-            log = client._process.end(kill=True).log
-        assert set(log) <= {"A", "\n"}
-        assert len(log) <= limit.log_kb * 1024
-        assert (len(log) > 4_000_000) == (limit is ROOMY)
+@pytest.mark.parametrize(("name", "limits"), todays("logs that are filled", LOGS))
+def test_what_is_printed_is_kept_in_part_only(
+    request: pytest.FixtureRequest, world: World, name: SandboxName, limits: Limits
+) -> None:
+    """Four megabytes printed leave `log_kb` at most; the control raises that, and they are all there."""
+    request.getfixturevalue("docker_engine" if name is SandboxName.DOCKER else "bubblewrap")
+    with backend(name, image=NO_IMAGE).connect(spec(world, "fills_log"), limits) as client:
+        assert load(client, "fills_log") == []
+        client.encode([clip()])
+        log = client._process.end(kill=True).log
+    assert set(log) <= {"A", "\n"}
+    assert len(log) <= limits.log_kb * 1024
+    assert (len(log) > 4_000_000) == (limits is ROOMY)
 
 
 # -- controls: one limit raised

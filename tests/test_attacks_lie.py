@@ -8,26 +8,28 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from attack_table import Layer
-from attack_world import LIMITS, NO_IMAGE, World, assert_next_one_runs, clip, honest, load, spec
+from attack_world import ATTACKS, LIMITS, NO_IMAGE, World, assert_next_one_runs, clip, honest, load, spec
 from effort import todays
 from lifting import lifted
 
 from ranker.errors import InfraError, ParticipantError
 from ranker.sandbox import client as room
 from ranker.sandbox.backends import backend
-from ranker.sandbox.base import Audio, Encoder, Features
+from ranker.sandbox.base import Audio, Encoder, EncoderSpec, Features
 from ranker.sandbox.check import check_encoder, near, probe_clip
 from ranker.sandbox.client import EncoderClient
 from ranker.sandbox.contract import MAX_MAGNITUDE, max_feature_bytes
 from ranker.sandbox.serving import ServedSandbox
 from ranker.sandbox.witness import SAMPLES, Witness, confirm
+from ranker.settings import Limits
 from ranker.types import EncoderSource, SandboxName
 
 
@@ -103,6 +105,12 @@ def test_without_the_look_at_values_they_would_reach_the_training(
     assert np.abs(client.encode([clip(13)])[0]).max() > MAX_MAGNITUDE
 
 
+def test_without_a_size_to_hold_it_to_it_may_grow(client: EncoderClient) -> None:
+    """The control of another_size: what it grew to is served to whoever does not know what the check found."""
+    assert load(client, "another_size") == []
+    assert client.encode([clip()])[0].shape == (50, 32)
+
+
 def test_unusual_layouts_are_accepted(client: EncoderClient) -> None:
     """Doubles, transposed memory, a list for a tuple, a mask of bools: the features are right."""
     assert load(client, "odd_layouts") == []
@@ -111,13 +119,6 @@ def test_unusual_layouts_are_accepted(client: EncoderClient) -> None:
 
 
 # -- what does not depend on the backend
-
-
-def test_a_submission_in_pythons_path_could_replace_its_libraries(world: World, bubblewrap: ServedSandbox) -> None:
-    """The control of `neighbours`: were the folder searched first, its numpy.py would end the server."""
-    words = "ended with exit code 3 .*before any submitted code ran"
-    with lifted((Layer.SEARCH_PATH,), world) as sandbox, pytest.raises(InfraError, match=words):
-        sandbox.connect(spec(world, "neighbours"), LIMITS).__enter__()
 
 
 PATCHED_HERE = """
@@ -131,22 +132,6 @@ print(json.loads("0"), float(torch.nn.functional.cross_entropy(torch.ones(1, 3),
 """
 
 
-@pytest.mark.parametrize("confined", todays("a patched scorer, outside and inside the sandbox", [True, False, True]))
-def test_a_patched_scorer_is_its_own_only(bubblewrap: ServedSandbox, world: World, confined: bool) -> None:
-    """What it patches is patched in its own process. The control has encoder and scorer in one."""
-    if confined:
-        with bubblewrap.start(spec(world, "patches_scorer"), LIMITS) as encoder:
-            encoder.encode([clip()])
-        found = (json.loads("0"), float(torch.nn.functional.cross_entropy(torch.ones(1, 3), torch.tensor([0]))))
-        assert found == (0, pytest.approx(np.log(3)))
-    else:
-        (world.tree / "honest_only").mkdir()
-        for name in ("patches_scorer.py", "honest.py"):
-            (world.tree / "honest_only" / name).write_text((world.tree / name).read_text())
-        command = [sys.executable, "-c", PATCHED_HERE, str(world.tree / "honest_only")]
-        assert subprocess.check_output(command, text=True) == "{'score': 1.0} 0.0\n"
-
-
 def test_another_class_than_asked_for_is_refused(bubblewrap: ServedSandbox, world: World) -> None:
     """What a patched server calls the class does not reach anybody. The control asks for no class: it is believed."""
     with bubblewrap.connect(spec(world, "honest"), LIMITS) as client:
@@ -156,34 +141,75 @@ def test_another_class_than_asked_for_is_refused(bubblewrap: ServedSandbox, worl
 
 
 def test_another_output_dim_than_in_the_check_is_refused(bubblewrap: ServedSandbox, world: World) -> None:
-    """The evaluation asks for what the check found. The control does not: what it grew to is served."""
+    """The evaluation asks for what the check found."""
     grown, words = spec(world, "another_size", output_dim=16), "was 16 in the check and is 32 now"
     with pytest.raises(ParticipantError, match=words), bubblewrap.start(grown, LIMITS):
         pass
-    with bubblewrap.start(spec(world, "another_size"), LIMITS) as encoder:
-        assert encoder.encode([clip()])[0].shape == (50, 32)
 
 
-def test_a_process_that_kills_itself_is_told_from_nothing(bubblewrap: ServedSandbox, world: World) -> None:
+def kills_itself(sandbox: ServedSandbox, world: World) -> None:
     """One attempt could have been our machine, and is written down as ours; the worker counts such attempts of a job
     (tests/test_worker.py).
     """
     words = "was killed while it encoded"
-    with bubblewrap.start(spec(world, "kills_itself"), LIMITS) as encoder, pytest.raises(InfraError, match=words):
+    with sandbox.start(spec(world, "kills_itself"), LIMITS) as encoder, pytest.raises(InfraError, match=words):
         encoder.encode([clip()])
 
 
-def test_what_it_says_of_our_machine_is_not_believed(bubblewrap: ServedSandbox, world: World) -> None:
+def blames_machine(sandbox: ServedSandbox, world: World) -> None:
     """The words of engines, disks and drivers, names of our own errors, and at last the status of a killed process:
     each is told as its own. The control is `kills_itself`, which no word of its own is needed for.
     """
-    with bubblewrap.connect(spec(world, "blames_machine"), LIMITS) as client:
+    with sandbox.connect(spec(world, "blames_machine"), LIMITS) as client:
         assert load(client, "blames_machine") == []
         for how in range(9):
             (violation,) = client.call([clip(how)]).violations
             assert violation.startswith("the encoder raised an exception on a clip of 1.00 s: "), violation
         with pytest.raises(ParticipantError, match="ended its own process with exit code 128 while it encoded"):
             client.encode([clip(9)])
+
+
+def patches_scorer(sandbox: ServedSandbox, world: World) -> None:
+    """What it patches is patched in its own process."""
+    with sandbox.start(spec(world, "patches_scorer"), LIMITS) as encoder:
+        encoder.encode([clip()])
+    found = (json.loads("0"), float(torch.nn.functional.cross_entropy(torch.ones(1, 3), torch.tensor([0]))))
+    assert found == (0, pytest.approx(np.log(3)))
+
+
+def patches_scorer_here(_sandbox: ServedSandbox, world: World) -> None:
+    """The control, which has encoder and scorer in one process."""
+    own = world.folder / "without_the_harmful"
+    own.mkdir()
+    for name in ("patches_scorer.py", "honest.py"):
+        (own / name).write_text((ATTACKS / name).read_text())
+    command = [sys.executable, "-c", PATCHED_HERE, str(own)]
+    assert subprocess.check_output(command, text=True) == "{'score': 1.0} 0.0\n"
+
+
+def neighbours_first(_sandbox: ServedSandbox, world: World) -> None:
+    """The control of `neighbours`: were its folder searched first, its numpy.py would end the server."""
+    words = "ended with exit code 3 .*before any submitted code ran"
+    with lifted((Layer.SEARCH_PATH,), world) as sandbox, pytest.raises(InfraError, match=words):
+        sandbox.connect(spec(world, "neighbours"), LIMITS).__enter__()
+
+
+ALONE = [kills_itself, blames_machine, patches_scorer, patches_scorer_here, neighbours_first]
+
+
+class Case:
+    """One of them, so that a test can call its assertions by name."""
+
+    def __init__(self, case: Callable[[ServedSandbox, World], None]) -> None:
+        self.assert_it = case
+
+
+@pytest.mark.parametrize("case", todays("lies with a server of their own", ALONE))
+def test_a_lie_with_a_server_of_its_own(
+    bubblewrap: ServedSandbox, world: World, case: Callable[[ServedSandbox, World], None]
+) -> None:
+    """Each as its function says: failures that look like ours, patches, modules in the way."""
+    Case(case).assert_it(bubblewrap, world)
 
 
 def test_the_room_for_features_is_generous() -> None:
@@ -229,7 +255,17 @@ def test_promises_kept_in_the_check_only_are_found(
         confirm(bubblewrap, spec(world, attack), LIMITS, [tmp_path])
 
 
-def test_an_honest_encoder_passes_and_its_samples_go(bubblewrap: ServedSandbox, world: World, tmp_path: Path) -> None:
+class ScriptedSandbox:
+    """A sandbox in name only, whose encoder is scripted and honest."""
+
+    name = SandboxName.NONE
+
+    @contextmanager
+    def start(self, _spec: EncoderSpec, _limits: Limits) -> Iterator[Encoder]:
+        yield Scripted(set())
+
+
+def test_an_honest_encoder_passes_and_its_samples_go(world: World, tmp_path: Path) -> None:
     """Also where an earlier attempt left some; a folder without any, and a second call, ask nothing."""
     earlier, now = tmp_path / "attempt-0001", tmp_path / "attempt-0002"
     for folder in (earlier, now):
@@ -237,18 +273,18 @@ def test_an_honest_encoder_passes_and_its_samples_go(bubblewrap: ServedSandbox, 
     clips = [probe_clip(0.5, seed) for seed in range(3)]
     for folder in (earlier, now):
         witnessed(Scripted(set()), folder, clips, together=3)
-    confirm(bubblewrap, spec(world, "honest"), LIMITS, [earlier, now])
+    confirm(ScriptedSandbox(), spec(world, "honest"), LIMITS, [earlier, now])
     assert [*earlier.iterdir(), *now.iterdir()] == []
 
 
-def test_what_a_killed_attempt_did_counts(bubblewrap: ServedSandbox, world: World, tmp_path: Path) -> None:
+def test_what_a_killed_attempt_did_counts(world: World, tmp_path: Path) -> None:
     """An encoder that cheats, has its work kept, kills itself and is honest afterwards is found all the same."""
     earlier, now = tmp_path / "attempt-0001", tmp_path / "attempt-0002"
     for folder, cheats in ((earlier, {1, 2, 3}), (now, set[int]())):
         folder.mkdir()
         witnessed(Scripted(cheats), folder, [clip(how) for how in (1, 2, 3)], together=1)
     with pytest.raises(ParticipantError, match="3 of 3 clips"):
-        confirm(bubblewrap, spec(world, "honest"), LIMITS, [earlier, now])
+        confirm(ScriptedSandbox(), spec(world, "honest"), LIMITS, [earlier, now])
 
 
 def test_every_clip_of_a_stage_can_be_drawn(tmp_path: Path) -> None:
