@@ -176,7 +176,7 @@ def test_tests_use_real_parts_and_never_sleep() -> None:
         assert not [name for name in imported(path) if name.startswith(("unittest.mock", "mock", "pytest_mock"))], path
         calls = [node.func for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
         names = [call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls]
-        assert "sleep" not in names, path
+        assert "sleep" not in names or path.parent.name == "attacks", path  # a submission may sleep, and some never end
 
 
 def test_every_test_can_fail_and_says_what_it_attacks() -> None:
