@@ -86,8 +86,10 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two submissions that share weights. `same_files`: equal byte by byte; `alike`: share of the smaller one's numbers
-    that the other has nearly equal; `same_code` of `code_files`: Python files in both, of those in either.
+    """Two submissions that share weights.
+
+    `same_files`: equal byte by byte; `alike`: share of the smaller one's numbers that the other has nearly equal, None
+    where the numbers of one are not read; `same_code` of `code_files`: Python files in both, of those in either.
     """
 
     first: str
@@ -95,7 +97,7 @@ class Pair:
     second: str
     second_team: str
     same_files: tuple[str, ...]
-    alike: float
+    alike: float | None
     same_code: int
     code_files: int
 
@@ -324,7 +326,7 @@ def _pair(one: Member, other: Member, files: Mapping[Path, WeightFile]) -> Pair 
     digests = {file.digest for file in second.values()}
     same = tuple(name for name, file in first.items() if file.digest in digests)
     alike = alike_share(list(first.values()), list(second.values()))
-    if not same and alike < LEAST_SHARE:
+    if not same and (alike or 0.0) < LEAST_SHARE:
         return None
     return Pair(
         first=one.id,
@@ -338,12 +340,14 @@ def _pair(one: Member, other: Member, files: Mapping[Path, WeightFile]) -> Pair 
     )
 
 
-def alike_share(first: Sequence[WeightFile], second: Sequence[WeightFile]) -> float:
-    """Share of the numbers of the side with fewer that the other side has in an array nearly parallel to theirs."""
+def alike_share(first: Sequence[WeightFile], second: Sequence[WeightFile]) -> float | None:
+    """Share of the numbers of the side with fewer that the other side has in an array nearly parallel to theirs; None
+    where one side has none that were read.
+    """
     one, other = _together(first), _together(second)
     totals = [sum(count * len(each) for count, each in side.items()) for side in (one, other)]
     if not min(totals):
-        return 0.0
+        return None
     small, large = (one, other) if totals[0] <= totals[1] else (other, one)
     shared = 0
     for count in small.keys() & large.keys():

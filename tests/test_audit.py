@@ -205,6 +205,30 @@ def test_the_command_says_what_was_found(
     assert sorted(path for path in cheating.root.rglob("*") if "ranker.db" not in path.name) == before
 
 
+def test_the_command_compares_weights_and_wants_a_name_otherwise(
+    honest: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two teams with the same file stand in one group, with what is shared; an audit of nobody is a wrong command."""
+    shutil.copytree(honest.root, tmp_path / "home")
+    home = Home(root=tmp_path / "home")
+    engine = open_database(home)
+    with session(engine) as writing:
+        writing.add(
+            Submission(id="b" * 12, digest="b" * 64, team="other", file_name="", size_bytes=1, received_at=NOW, jobs=[])
+        )
+    engine.dispose()
+    for digest in ("a" * 64, "b" * 64):
+        tree = home.submissions / digest / "tree"
+        tree.mkdir(parents=True, exist_ok=True)
+        save_file(weights(1), tree / "model.safetensors")
+    for arguments, code, words in ((["--weights"], 0, "group 1: other, team"), ([], 2, "name the submission to audit")):
+        with pytest.raises(SystemExit) as ended:
+            main(["--home", str(home.root), "audit", *arguments])
+        assert ended.value.code == code
+        shown = capsys.readouterr()
+        assert words in shown.out + shown.err
+
+
 def test_what_cannot_be_audited_is_told(honest: Home, tmp_path: Path) -> None:
     """No such task, no finished run for the configuration as it is, weights that are gone or are others."""
     with pytest.raises(UsageError, match="no evaluated task is called 'tempo'; there are pitch"):
@@ -316,8 +340,9 @@ def test_shared_weights_are_grouped_whatever_their_form(tmp_path: Path) -> None:
     assert (pairs["one", "two"].same_code, pairs["one", "two"].code_files) == (0, 2)
     assert (pairs["one", "three"].same_code, pairs["one", "three"].code_files) == (1, 1)
     assert pairs["one", "three"].same_files == ()
-    assert pairs["one", "three"].alike > 0.8
-    assert pairs["one", "four"].alike > 0.8
+    assert (pairs["one", "three"].alike or 0) > 0.8
+    assert (pairs["one", "four"].alike or 0) > 0.8
+    assert pairs["six", "seven"].alike is None
     assert found.unread == ("a.onnx", "b.onnx")
     assert json.loads(json.dumps(found.to_json()))["groups"][1]["teams"] == ["seven", "six"]
 

@@ -145,10 +145,9 @@ def _drop(changed: Changed) -> str:
 
 def likeness_table(found: Likeness) -> RenderableType:
     """Each group of submissions with shared weights: what they share, pair by pair, and what of their code differs."""
-    if not found.groups:
-        return Text(f"{found.members} submissions, {found.files} weight files: no two submissions share weights")
+    words = "these share weights:" if found.groups else "no two submissions share weights"
     parts: list[RenderableType] = [
-        Text(f"{found.members} submissions, {found.files} weight files; these share weights:", style="bold")
+        Text(f"{found.members} submissions, {found.files} weight files; {words}", style="bold")
     ]
     for number, group in enumerate(found.groups, 1):
         table = Table(box=box.SIMPLE_HEAD)
@@ -157,9 +156,8 @@ def likeness_table(found: Likeness) -> RenderableType:
         for pair in group.pairs:
             table.add_row(*_pair_cells(pair))
         parts += [Text(f"group {number}: {', '.join(group.teams)}"), table]
-    parts.append(
-        Text("Shared weights are no offence: public checkpoints look like this. Read the reports of a group.", "dim")
-    )
+    if found.groups:
+        parts.append(Text("Shared weights are no offence: public checkpoints look like this. Read the reports.", "dim"))
     if found.unread:
         parts.append(Text(f"compared by their bytes alone: {', '.join(found.unread)}", style="dim"))
     return Group(*parts)
@@ -170,6 +168,6 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
     return (
         f"{pair.first_team} ({pair.first}), {pair.second_team} ({pair.second})",
         ", ".join(pair.same_files) or "-",
-        f"{pair.alike:.1%}",
+        "not read" if pair.alike is None else f"{pair.alike:.1%}",
         code,
     )
