@@ -47,7 +47,7 @@ def docker_engine() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def remapping_engine() -> Iterator[str]:
     """An engine of our own that maps the users of containers to others (dockerd --userns-remap)."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
