@@ -32,7 +32,7 @@ demo: .make/demo-installed
 	done
 	$(BIN)/ranker evaluate --all --sandbox $(SANDBOX)
 	$(BIN)/ranker rank
-	$(BIN)/ranker leaderboard
+	$(BIN)/ranker leaderboard --predictions
 
 test: .make/test-installed
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,17 @@ def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
     return found
 
 
-def pages(session: Session, home: Home, boards: Sequence[Board]) -> list[SubmissionPage]:
-    """What the site says of each submission, with the runs that stand on `boards`."""
-    return [_page(view, home, boards) for view in submissions(session)]
+def pages(
+    session: Session, home: Home, boards: Sequence[Board], *, with_predictions: bool = False
+) -> list[SubmissionPage]:
+    """What the site says of each submission, with the runs that stand on `boards`.
+
+    `with_predictions`: the files of all scored pairs of the public tasks are to stand beside the page.
+    """
+    found = [_page(view, home, boards) for view in submissions(session)]
+    if with_predictions:
+        return found
+    return [replace(page, runs=tuple(replace(run, predictions={}) for run in page.runs)) for page in found]
 
 
 def training_curve(run: Path) -> tuple[tuple[int, float], ...]:
@@ -208,6 +216,7 @@ def _runs(view: SubmissionView, home: Home, board: Board) -> Iterator[TrackRun]:
                 manifest=read_manifest(folder) or {},
                 curve=training_curve(folder),
                 samples={s.task: _samples(home.root / s.predictions) for s in job.scores if s.task in public},
+                predictions={s.task: home.root / s.predictions for s in job.scores if s.task in public},
             )
 
 

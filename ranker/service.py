@@ -308,8 +308,11 @@ class Ranker:
                 for each in _tracks(reading, benchmark, track)
             }
 
-    def publish(self, name: str | None, folder: Path | None) -> Path:
-        """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board."""
+    def publish(self, name: str | None, folder: Path | None, *, with_predictions: bool) -> Path:
+        """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board.
+
+        `with_predictions`: beside it stand all scored pairs of the public tasks, from which anyone can compute a score.
+        """
         from ranker import board, calibration, overview, site
 
         benchmark = self.benchmark(name)
@@ -321,7 +324,7 @@ class Ranker:
             assessed = [calibration.assess(reading, benchmark, each.track, each) for each in boards]
             calibrations = [each for each in assessed if each is not None]
             calibration.refuse_uncalibrated(benchmark, calibrations)
-            pages = overview.pages(reading, self.home, boards)
+            pages = overview.pages(reading, self.home, boards, with_predictions=with_predictions)
         return site.render(boards, pages, folder or self.home.site, calibrations=calibrations)
 
     def queue_baselines(self, name: str | None, sandbox: SandboxName | None) -> Plan | None:

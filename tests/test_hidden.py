@@ -461,10 +461,12 @@ def test_nothing_hidden_is_published(joined: Joined, tmp_path: Path) -> None:
     The sample of the public task shows that the page has what may be shown.
     """
     service = Ranker(joined.home.root, joined.home.hidden)
-    service.publish(None, tmp_path / "site")
+    service.publish(None, tmp_path / "site", with_predictions=True)
+    (published,) = (tmp_path / "site").rglob("*.parquet")
+    assert published.name == "pitch.parquet"
     files = [path for path in (tmp_path / "site").rglob("*") if path.is_file() and "static" not in path.parts]
     assert len(files) >= 5
-    whole = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    whole = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     assert "test.tar:c0000" in whole
     for secret in ("secret-", "bronze", str(joined.home.hidden), SECRET_PROMPT):
         assert secret not in whole

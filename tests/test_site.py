@@ -190,6 +190,21 @@ def test_hidden_tasks_predictions_never_leave(small: Path) -> None:
     assert "reference-of-keyword" in (small / f"submission/{page.id}.html").read_text(encoding="utf-8")
 
 
+def test_predictions_are_published_on_request(tmp_path: Path) -> None:
+    """The public task's file stands beside the page, byte for byte, and is linked; the hidden task's stays away."""
+    board = small_board()
+    page = submission(board.rows[0], board)
+    files = {task: tmp_path / f"{task}.parquet" for task in page.runs[0].samples}
+    for task, path in files.items():
+        path.write_bytes(f"predictions of {task}".encode())
+    assert set(files) == {"keyword", "secret"}
+    site = render([board], [replace(page, runs=(replace(page.runs[0], predictions=files),))], tmp_path / "site").parent
+    (published,) = site.rglob("*.parquet")
+    assert published.read_bytes() == b"predictions of keyword"
+    html = (site / f"submission/{page.id}.html").read_text(encoding="utf-8")
+    assert f'href="../{published.relative_to(site)}"' in html
+
+
 def test_samples_of_a_track_without_a_board_never_leave(tmp_path: Path) -> None:
     """Without a board nothing says that a task is public, so nothing of it is shown."""
     board = small_board()

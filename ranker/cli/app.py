@@ -300,10 +300,13 @@ def leaderboard(
     folder: Annotated[
         Path | None, typer.Option("--out", file_okay=False, help="Folder; default: leaderboard/site of the home.")
     ] = None,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Publish every prediction of the public tasks, with its reference.")
+    ] = False,
 ) -> None:
     """Write the static page, with JSON and CSV beside it."""
     service: services.Ranker = context.obj.with_hidden(hidden)
-    out.print(Text(str(service.publish(benchmark, folder))))
+    out.print(Text(str(service.publish(benchmark, folder, with_predictions=predictions))))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from ranker.types import Part, SubmissionState
@@ -25,7 +26,8 @@ class TrackRun:
     """How a submission was evaluated in one part of one track.
 
     `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token). `samples`:
-    a few items per task name; `render` drops those of tasks that no board shows as public, whatever the caller gives.
+    a few items per task name, and `predictions`: the Parquet file of all its scored pairs, to stand beside the page;
+    `render` drops those of tasks that no board shows as public, whatever the caller gives.
     """
 
     track: str
@@ -33,6 +35,7 @@ class TrackRun:
     manifest: Mapping[str, Any]
     curve: tuple[tuple[int, float], ...] = ()
     samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+    predictions: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +60,8 @@ class SubmissionPage:
 def page_path(submission_id: str) -> str:
     """A submission's page, relative to the folder."""
     return f"submission/{submission_id}.html"
+
+
+def predictions_path(submission_id: str, track: str, task: str) -> str:
+    """A task's predictions, relative to the folder; `track` is the track's slug."""
+    return f"predictions/{submission_id}/{track}/{task}.parquet"

@@ -20,8 +20,8 @@ from ranker.calibration import Calibration
 from ranker.errors import UsageError
 from ranker.home import asset
 from ranker.site import export
-from ranker.site.pages import SubmissionPage, page_path
-from ranker.site.submission_view import standings, submission_view
+from ranker.site.pages import SubmissionPage, page_path, predictions_path
+from ranker.site.submission_view import public_runs, standings, submission_view
 from ranker.site.text import team_name
 from ranker.site.track_view import OtherView, demonstrations, slug, track_view
 
@@ -117,6 +117,12 @@ def _write(
     for page in submissions:
         html = template.render(submission=submission_view(page, prepared), root="../", **shared)
         _put(folder / page_path(page.id), html)
+    for page in submissions:
+        for run in public_runs(page, boards):
+            for task, source in run.predictions.items():
+                target = folder / predictions_path(page.id, slug(run.track), task)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
     _put(folder / "data.json", export.to_json(boards, submissions, calibrations))
     _put(folder / "data.csv", export.to_csv(boards))
     for track in tracks:

@@ -11,7 +11,7 @@ from ranker.board import Board, Interval, Row, TaskColumn
 from ranker.sandbox import usage
 from ranker.sandbox.probes import Probe, identity, rows
 from ranker.site import charts, text
-from ranker.site.pages import Sample, SubmissionPage, TrackRun
+from ranker.site.pages import Sample, SubmissionPage, TrackRun, predictions_path
 from ranker.site.track_view import HeadView, head_view, range_text, score_digits, slug
 from ranker.types import Group, Part, Stage, SubmissionState
 
@@ -32,10 +32,11 @@ class TaskView:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleView:
-    """Items of one public task."""
+    """Items of one public task. `href`: the file with all of them, None where it is not published."""
 
     title: str
     samples: tuple[Sample, ...]
+    href: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,7 @@ def public_runs(page: SubmissionPage, boards: Sequence[Board]) -> list[TrackRun]
         replace(
             run,
             samples=of_public(run, run.samples),
+            predictions=of_public(run, run.predictions),
             manifest={key: of_public(run, value) if key == "skipped" else value for key, value in run.manifest.items()},
         )
         for run in page.runs
@@ -169,6 +171,7 @@ def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> Run
         return None
     manifest = dict(run.manifest) if run else {}
     samples = run.samples if run else {}
+    files = {task: predictions_path(page.id, slug(board.track), task) for task in (run.predictions if run else {})}
     titles = {column.name: column.title for column in board.columns}
     groups = row.groups if row else {}
     complete = row is not None and row.rank is not None
@@ -185,7 +188,11 @@ def _run(page: SubmissionPage, standing: Standings, run: TrackRun | None) -> Run
         durations=_durations(manifest.pop("seconds", None)),
         took=usage.words(manifest.get("encoder") or {}),
         facts=text.fact_groups(manifest, "Run"),
-        samples=tuple(SampleView(title=titles[task], samples=items) for task, items in samples.items() if items),
+        samples=tuple(
+            SampleView(title=titles[task], samples=items, href=files.get(task))
+            for task, items in samples.items()
+            if items
+        ),
     )
 
 
