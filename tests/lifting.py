@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from attack_table import Layer
-from attack_world import LABEL, NO_IMAGE, World
+from attack_world import LABEL, NO_IMAGE, SECRET, World
+from docker.types import Mount
 
 from ranker.sandbox import bubblewrap, client, docker, environment, serving
 from ranker.sandbox.backends import backend
@@ -115,27 +116,89 @@ def edit(command: Command, layer: Layer, world: World) -> Command:
 
 
 @contextlib.contextmanager
-def lifted(layers: Sequence[Layer], world: World) -> Iterator[ServedSandbox]:
-    """A bubblewrap without these layers; docker where bubblewrap cannot be without one."""
+def lifted(
+    layers: Sequence[Layer], world: World, name: SandboxName = SandboxName.BUBBLEWRAP
+) -> Iterator[ServedSandbox]:
+    """A backend without these layers."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         show_library(patch, world)
-        if Layer.NO_NEW_PRIVILEGES in layers:
-            assert layers == (Layer.NO_NEW_PRIVILEGES,)
-            patch.setattr(docker, "_options", _options_without_it(docker._options))
-            yield backend(SandboxName.DOCKER, image=NO_IMAGE)
-            return
-        whole = bubblewrap._command
-
-        def command(*given: Any) -> Command:
-            words = whole(*given)
-            for layer in layers:
-                words = edit(words, layer, world)
-            return words
-
-        patch.setattr(bubblewrap, "_command", command)
+        if name is SandboxName.DOCKER:
+            patch.setattr(
+                docker, "_options", _changed(docker._options, lambda found: edit_options(found, layers, world))
+            )
+        else:
+            patch.setattr(
+                bubblewrap, "_command", _changed(bubblewrap._command, lambda words: _all(words, layers, world))
+            )
         for layer in layers:
             _patch_parts(patch, stack, layer, world)
-        yield backend(SandboxName.BUBBLEWRAP, image=NO_IMAGE)
+        yield backend(name, image=NO_IMAGE)
+
+
+def _changed(whole: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda *given, **named: change(whole(*given, **named))
+
+
+def _all(command: Command, layers: Sequence[Layer], world: World) -> Command:
+    for layer in layers:
+        command = edit(command, layer, world)
+    return command
+
+
+Options = dict[str, Any]
+RIGHTS_OF_ROOT = ["SYS_ADMIN", "SYS_CHROOT", "SYS_NICE", "SYS_TIME", "MKNOD"]
+
+
+def edit_options(options: Options, layers: Sequence[Layer], world: World) -> Options:
+    """Docker's options without these layers. Not those that need the engine's own network and processes to be ours: a
+    private engine has others.
+    """
+    for layer in layers:
+        if layer is Layer.SECCOMP:
+            options["security_opt"] = [*_without_seccomp(options), "seccomp=unconfined"]
+        elif layer is Layer.NO_NEW_PRIVILEGES:
+            # Without it the engine drops rights after the filter is there, which allows no capset: so that goes too.
+            assert "no-new-privileges" in options["security_opt"]
+            options["security_opt"] = ["seccomp=unconfined"]
+        elif layer is Layer.VIEW:
+            options["mounts"].append(Mount(target=str(world.home), source=str(world.home), type="bind"))
+        elif layer is Layer.READ_ONLY:
+            assert options["read_only"]
+            options["read_only"] = False
+            _bound_for_writing(options, {SUBMISSION, str(world.library)})
+        elif layer in {Layer.USER, Layer.RIGHTS}:
+            assert options["user"] == f"{UID}:{UID}"
+            assert options["cap_drop"] == ["ALL"]
+            options["user"], options["cap_add"] = (
+                "0:0",
+                RIGHTS_OF_ROOT if layer is Layer.RIGHTS else ["SETUID", "SETGID"],
+            )
+        elif layer is Layer.ENVIRONMENT:
+            assert SECRET not in options["environment"]
+            options["environment"] |= {SECRET: "1"}
+        elif layer is Layer.SCRATCH:
+            options["tmpfs"].pop("/tmp")
+            options["mounts"].append(Mount(target="/tmp", source=str(world.scratch), type="bind"))
+        elif layer is Layer.IPC:
+            assert options["ipc_mode"] == "none"
+            options["ipc_mode"] = "host"
+        elif layer is Layer.RLIMITS:
+            assert options.pop("ulimits")
+    return options
+
+
+def _without_seccomp(options: Options) -> list[str]:
+    found = [word for word in options["security_opt"] if not word.startswith("seccomp=")]
+    assert len(found) == len(options["security_opt"]) - 1
+    return found
+
+
+def _bound_for_writing(options: Options, targets: set[str]) -> None:
+    found = [mount for mount in options["mounts"] if mount["Target"] in targets]
+    assert len(found) == len(targets)
+    assert all(mount["ReadOnly"] for mount in found)
+    for mount in found:
+        mount["ReadOnly"] = False
 
 
 def show_library(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -143,17 +206,6 @@ def show_library(patch: pytest.MonkeyPatch, world: World) -> None:
     whole = environment.python_folders
     for module in (bubblewrap, docker):
         patch.setattr(module, "python_folders", lambda: [*whole(), world.library])
-
-
-def _options_without_it(whole: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    def options(*given: Any, **named: Any) -> dict[str, Any]:
-        found = whole(*given, **named)
-        assert "no-new-privileges" in found["security_opt"]
-        # Without it the engine drops rights after the filter is there, which allows no capset: so that goes too.
-        found["security_opt"] = ["seccomp=unconfined"]
-        return found
-
-    return options
 
 
 def _patch_parts(patch: pytest.MonkeyPatch, stack: contextlib.ExitStack, layer: Layer, world: World) -> None:
