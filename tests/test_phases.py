@@ -17,10 +17,9 @@ from hub_server import Hub
 from index_server import Index
 
 from ranker.cli import main
-from ranker.errors import InfraError, ParticipantError
+from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake import weights
-from ranker.intake.hosts import allow
 from ranker.intake.phases import frozen_folders, require_same
 from ranker.sandbox.backends import backend
 from ranker.sandbox.base import EncoderSpec
@@ -289,7 +288,7 @@ def test_a_greedy_constructor_is_stopped(bwrap: ServedSandbox, hub: Hub, tmp_pat
     ("constructor", "words"),
     [
         ("os.symlink('/etc/passwd', CACHE / 'link')", "leads out of its folder"),
-        ("os.mkfifo(CACHE / 'pipe')", "neither a file"),
+        ("socket.socket(socket.AF_UNIX).bind(str(CACHE / 'socket'))", "neither a file"),
     ],
 )
 def test_odd_things_in_the_cache_are_refused(
@@ -304,8 +303,9 @@ def test_a_hub_that_is_not_there_is_no_fault_of_theirs(bwrap: ServedSandbox, hub
     """Nobody listens at the configured address: tried again later."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         gone = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    asks = "import urllib.request\nurllib.request.urlopen(os.environ['HF_ENDPOINT'])"
     with pytest.raises(InfraError, match="the model hub cannot be reached"):
-        fetched(bwrap, hub, tmp_path, ASK, hub_url=gone)
+        fetched(bwrap, hub, tmp_path, asks, hub_url=gone)
 
 
 def test_who_asks_for_nothing_gets_nothing(bwrap: ServedSandbox, hub: Hub, tmp_path: Path) -> None:
@@ -335,12 +335,13 @@ def test_a_run_sees_the_frozen_folders_or_nothing(tmp_path: Path) -> None:
         frozen_folders(tmp_path, {"environment": None, "weights": {"tree": {"digest": "x"}}})
 
 
-@pytest.mark.parametrize(
-    "host", ["localhost", "127.0.0.1", "10.1.2.3:443", "169.254.169.254", "192.168.0.1", "*", "a b", ""]
-)
-def test_a_host_of_ours_cannot_be_allowed(run: Run, home: Path, tmp_path: Path, host: str) -> None:
+OURS = ("localhost", "127.0.0.1", "10.1.2.3:443", "169.254.169.254", "192.168.0.1", "*", "a b", "")
+
+
+def test_a_host_of_ours_cannot_be_allowed(run: Run, tmp_path: Path) -> None:
     """Attacks by persuading the organizer: this machine and private addresses are refused at the command already."""
-    pack(tmp_path / "t.zip", {"encoder.py": ""})
-    run("ingest", str(tmp_path / "t.zip"), "--sandbox", "none", "--json", code=ParticipantError.exit_code)
-    assert run("allow-host", "t", host, code=2) == ""
-    assert allow.__doc__
+    archive = pack(tmp_path / "t.zip", {"README": "no encoder"})
+    run("ingest", str(archive), "--sandbox", "none", "--json", code=ParticipantError.exit_code)
+    for host in OURS:
+        assert run("allow-host", "t", host, code=UsageError.exit_code) == ""
+    assert len(run("allow-host", "t", "example.org", "--json")) == 1
