@@ -48,6 +48,7 @@ from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Encoder, Features
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import AuditSettings, Limits, Service
 from ranker.types import AuditVerdict, Change, Condition, JobKind, SandboxName, Status, digest_json
+from ranker.uncertainty import Draws
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -395,27 +396,33 @@ class Auditor:
     def _changes(
         self, task: Task, results: Mapping[str, MetricResult], *, clips: int, level: float
     ) -> dict[Change, Changed]:
-        """Paired bootstrap over clips: of each draw, recorded minus changed.
-
-        A score collapses if its drop is above what is allowed in all but the share `level` of the draws, so that a drop
-        which few clips make up for convicts nobody.
-        """
+        """Paired bootstrap over clips: of each draw, recorded minus changed."""
         items = {name: result.items for name, result in results.items()}
         draws = uncertainty.task_draws(task, items, seed=uncertainty.seed_of(self.seed, task.name), resamples=RESAMPLES)
         found = {}
         for change in Change:
             drops = draws["recorded"] - draws[change]
             low, high = uncertainty.interval(drops)
-            surely = float(np.quantile(drops, level, method="lower"))
-            verdict = AuditVerdict.HOLDS if surely <= self.settings.allowed_drop else AuditVerdict.COLLAPSES
             found[change] = Changed(
                 value=results[change].value,
                 drop=results["recorded"].value - results[change].value,
                 low=low,
                 high=high,
-                verdict=verdict if clips >= self.settings.fewest_clips else AuditVerdict.TOO_FEW,
+                verdict=verdict_of(drops, clips=clips, level=level, settings=self.settings),
             )
         return found
+
+
+def verdict_of(drops: Draws, *, clips: int, level: float, settings: AuditSettings) -> AuditVerdict:
+    """What the drops (B,) of the bootstrap's draws say of a score.
+
+    It collapses if the drop is above what is allowed in all but the share `level` of the draws, so that a drop which
+    hangs on few clips convicts nobody.
+    """
+    if clips < settings.fewest_clips:
+        return AuditVerdict.TOO_FEW
+    surely = float(np.quantile(drops, level, method="lower"))
+    return AuditVerdict.HOLDS if surely <= settings.allowed_drop else AuditVerdict.COLLAPSES
 
 
 def _report(on_progress: OnProgress, what: str, total: int, done: int) -> None:

@@ -358,18 +358,18 @@ def stop_in_training(progress: Any) -> None:
 
 
 def test_results_do_not_depend_on_the_secret(tmp_path: Path) -> None:
-    """Two secrets, and a run that was stopped and resumed: another order at the encoder, the same bits of weights and
-    answers.
+    """A run, and one with another secret that was stopped and resumed: another order at the encoder, the same bits of
+    weights and answers.
     """
     place = make_place(tmp_path / "first")
     orders, weights, answers, probes = [], [], [], []
-    for name, secret, attempts in (("a", b"1" * 32, (1,)), ("b", b"2" * 32, (1,)), ("c", b"3" * 32, (1, 2))):
+    for name, secret, attempts in (("a", b"1" * 32, (1,)), ("b", b"2" * 32, (1, 2))):
         seen, folder = run_with(place, tmp_path / name, secret, attempts)
         orders.append(tuple(dict.fromkeys(seen)))
         weights.append((folder / "step-00000004" / "trained.safetensors").read_bytes())
         answers.append((folder / "predictions" / "pitch.parquet").read_bytes())
         probes.append(json.loads((folder / "manifest.json").read_text())["probes"])
-    assert len(set(orders)) == 3
+    assert len(set(orders)) == 2
     assert len({tuple(sorted(order)) for order in orders}) == 1
     assert len(set(weights)) == len(set(answers)) == 1
     assert all(each["differing"] == 0 and each["made"] >= 3 for each in probes)
