@@ -98,8 +98,10 @@ def only(*destinations: Destination, room: int = ROOM, private: frozenset[str] =
 def test_what_is_allowed_is_carried_and_counted(tmp_path: Path, upstream: Upstream) -> None:
     """Attacks the way itself: CONNECT and plain GET reach the listed host, and the journal says so with bytes."""
     with proxy(tmp_path / "p", only(upstream.destination)) as journal:
-        assert said(tmp_path / "p", get(upstream.destination)).endswith(b"\r\n\r\nok")
+        plain = said(tmp_path / "p", get(upstream.destination))
+        assert plain.endswith(b"\r\n\r\nok")
         tunnel = said(tmp_path / "p", connect(upstream.destination) + b"anything")
+    assert b"\r\nConnection: close\r\n" in plain
     assert tunnel == b"HTTP/1.1 200 Connection established\r\n\r\n" + upstream.answer
     assert upstream.heard[1] == b"anything"
     (line,) = journal.lines

@@ -37,6 +37,7 @@ _ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
 _SERVER_FAILED = re.compile(
     r"HTTP error (5\d\d|429)|Could not fetch URL .*(5\d\d Server|429 Client) Error|too many (5\d\d|429) error|"
     r"Read timed out|ReadTimeoutError|ConnectionResetError|Connection (aborted|broken|reset)|NewConnectionError|"
+    r"ProxyError|Connection timed out|"
     r"SSLError|IncompleteRead|ProtocolError|No space left on device"
 )
 

@@ -258,6 +258,10 @@ class _Server:
             raise _Refusal("405 Method Not Allowed", "only GET, HEAD and CONNECT are carried")
         with self._connected(destination) as (upstream, record):
             upstream.sendall(_plain_request(method, target, fields))
+            begun = _closing(_head_of_answer(upstream))
+            if not self._room_for(begun, record):
+                return
+            connection.sendall(begun)
             # Nothing more of what the client says is carried: another request would be one that nobody has judged.
             self._relay(connection, upstream, record, first=None)
 
@@ -295,6 +299,14 @@ class _Server:
         self._journal.line(str(destination), Traffic.UNREACHABLE)
         return _Refusal("502 Bad Gateway", f"{destination} cannot be reached: {reason}")
 
+    def _room_for(self, part: bytes, record: Line) -> bool:
+        """Count bytes that are about to be carried; False, and noted, where they would be too many."""
+        if self._journal.carried + len(part) > self._policy.max_bytes:
+            self._journal.line(record.destination, Traffic.CUT)
+            return False
+        self._journal.count(record, len(part))
+        return True
+
     def _relay(self, client: socket.socket, upstream: socket.socket, record: Line, *, first: bytes | None) -> None:
         """Carry bytes until both sides have finished, nothing has come for a minute, or too much has.
 
@@ -303,8 +315,9 @@ class _Server:
         for each in (client, upstream):
             each.settimeout(IDLE_TIMEOUT_S)
         if first:
+            if not self._room_for(first, record):
+                return
             upstream.sendall(first)
-            self._journal.count(record, len(first))
         other = {upstream: client} if first is None else {upstream: client, client: upstream}
         while other:
             ready = select.select(list(other), [], [], IDLE_TIMEOUT_S)[0]
@@ -317,10 +330,8 @@ class _Server:
                         other[source].shutdown(socket.SHUT_WR)
                     del other[source]
                     continue
-                if self._journal.carried + len(part) > self._policy.max_bytes:
-                    self._journal.line(record.destination, Traffic.CUT)
+                if not self._room_for(part, record):
                     return
-                self._journal.count(record, len(part))
                 other[source].sendall(part)
 
 
@@ -351,6 +362,28 @@ def _read_head(connection: socket.socket) -> tuple[str, bytes]:
         head += part
     head, _, rest = head.partition(b"\r\n\r\n")
     return head.decode("latin-1"), rest
+
+
+def _head_of_answer(upstream: socket.socket) -> bytes:
+    """What has come of an answer when its fields are whole; without them, if it never says so. Raises OSError."""
+    upstream.settimeout(IDLE_TIMEOUT_S)
+    head = b""
+    while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES:
+        part = upstream.recv(_PIECE)
+        if not part:
+            break
+        head += part
+    return head
+
+
+def _closing(answer: bytes) -> bytes:
+    """The answer, saying that the connection ends with it: else the client would ask on it again, and be cut off."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return answer
+    first, *fields = head.split(b"\r\n")
+    kept = [each for each in fields if each.partition(b":")[0].strip().lower() not in {b"connection", b"keep-alive"}]
+    return b"\r\n".join([first, *kept, b"Connection: close"]) + end + body
 
 
 def _plain_request(method: str, target: str, fields: list[str]) -> bytes:
