@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import effort
 import hub_server
 import index_server
 import pytest
@@ -274,7 +275,7 @@ GREEDY = {
 }
 
 
-@pytest.mark.parametrize("how", GREEDY)
+@pytest.mark.parametrize("how", effort.todays("greedy constructors", list(GREEDY)))
 def test_a_greedy_constructor_is_stopped(bwrap: ServedSandbox, hub: Hub, tmp_path: Path, how: str) -> None:
     """Attacks disk and time while it has a network: each bound is told, is theirs, and leaves nothing behind."""
     hub.put("team/model", {"config.json": b"{}", "large.bin": bytes(6_000_000)}, kind="model")
