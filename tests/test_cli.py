@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition, small_board
+from rich.cells import cell_len
 from rich.console import Console
 from sqlalchemy import Engine
 
@@ -316,6 +317,8 @@ def test_a_wide_board_is_shown_in_parts(width: int) -> None:
     parts = shown.count("(without listening)")
     assert shown.count("speech_embedding") == parts
     assert (parts == 1) == (width == 300)
+    assert ("hidden" in shown) == (width >= 120)
+    assert max(cell_len(line) for line in shown.splitlines()) <= width
 
 
 def test_status_is_short_and_show_tells_conditions_apart(run: Run, engine: Engine) -> None:

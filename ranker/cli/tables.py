@@ -50,34 +50,53 @@ def board(value: Board, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(title, style="bold")]
     team = max([len(_WITHOUT_LISTENING), *(min(len(row.team), _TEAM_WIDTH) for row in value.rows)])
     left = list(value.columns)
+    groups = _groups(value)
+    means = sum(map(_mean_width, groups))
+    if width < team + 10 + 24 + means + _column_width(left[0]):
+        groups, means = [], 0
     while left or len(parts) == 1:
         shown: list[TaskColumn] = []
-        room = width - team - 9 - (24 if len(parts) == 1 else 0)
+        room = width - team - 10 - (24 + means if len(parts) == 1 else 0)
         while left and (not shown or room >= _column_width(left[0])):
             room -= _column_width(left[0])
             shown.append(left.pop(0))
-        parts.append(_board_part(value, shown, with_score=len(parts) == 1))
+        parts.append(_board_part(value, shown, groups if len(parts) == 1 else None))
     return Group(*parts)
 
 
-def _board_part(value: Board, columns: Sequence[TaskColumn], *, with_score: bool) -> Table:
+def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[str] | None) -> Table:
+    """Some tasks of a board; with scores and the means of `groups`, or without both (None)."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("#", justify="right")
     table.add_column("team", overflow="fold", max_width=_TEAM_WIDTH)
-    if with_score:
+    if groups is not None:
         table.add_column("score", justify="right", no_wrap=True)
         table.add_column("95%", justify="right", style="dim", no_wrap=True)
+        for group in groups:
+            table.add_column(group, justify="right", no_wrap=True)
     for column in columns:
         head = Text(f"{column.name}\n{column.metric}")  # as text: `[minilm]` would be taken for markup
         table.add_column(head, justify="right", no_wrap=True)
     for row in value.rows:
-        score = [_number(row.score), _interval(row)] if with_score else []
+        means = [_number(row.groups[group]) for group in groups or ()]
+        score = [] if groups is None else [_number(row.score), _interval(row), *means]
         cells = [row.cells.get(column.name) for column in columns]
         numbers = [_number(None if cell is None else cell.raw) for cell in cells]
         table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *score, *numbers)
     floor = [Text(_number(column.blind), style="dim") for column in columns]
-    table.add_row("", Text(_WITHOUT_LISTENING, style="dim"), *(["", ""] if with_score else []), *floor)
+    gap = [] if groups is None else [""] * (2 + len(groups))
+    table.add_row("", Text(_WITHOUT_LISTENING, style="dim"), *gap, *floor)
     return table
+
+
+def _groups(value: Board) -> list[str]:
+    """The groups of tasks whose means are worth a column: more than one."""
+    groups = list(dict.fromkeys(str(column.group) for column in value.columns))
+    return groups if len(groups) > 1 else []
+
+
+def _mean_width(group: str) -> int:
+    return max(len(group), 5) + 2
 
 
 def _column_width(column: TaskColumn) -> int:
