@@ -32,6 +32,7 @@ from ranker.conditions import data_of, models_of
 from ranker.config import Benchmark, Task, TrackPart
 from ranker.data.shards import Clip, scored_clips
 from ranker.db.models import Job
+from ranker.digest import file_digest
 from ranker.errors import MissingError, OrganizerError, UsageError
 from ranker.evaluation import encoder_spec
 from ranker.home import Home
@@ -245,7 +246,7 @@ def finished_run(home: Home, condition: Condition, part: TrackPart, result: Mapp
             f"the trained weights of {folder} are not there any more ({run.weights.name} in {run.weights.parent.name}, "
             "a checkpoint that may be deleted); an audit needs them, so restore them from a backup"
         )
-    if decoders.file_digest(run.weights) != manifest["weights"]:
+    if file_digest(run.weights) != manifest["weights"]:
         raise OrganizerError(f"{run.weights} is not the file that the run's manifest names; restore it from a backup")
     return run
 

@@ -23,6 +23,7 @@ import torch
 from ranker.conditions import data_of, models_of, training_key
 from ranker.config import Recipe, Task, TrackPart
 from ranker.data.shards import scored_clips, training_data
+from ranker.digest import file_digest
 from ranker.durable import whole_file
 from ranker.errors import InfraError, OrganizerError
 from ranker.executors.local import own_gpu
@@ -295,7 +296,7 @@ def _trained(run: _Run, model: AudioLanguageModel, encoder: Witness) -> str:
         _train(run, model, encoder, checkpoint)
     model.eval()
     run.lap(Stage.TRAIN)
-    return decoders.file_digest(final / "trained.safetensors")
+    return file_digest(final / "trained.safetensors")
 
 
 def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: Path | None) -> None:

@@ -11,7 +11,6 @@ torch files): those are compared by their bytes alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickletools
 import struct
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker.db.models import Submission
+from ranker.digest import file_digest
 from ranker.home import Home
 from ranker.intake.receive import TREE_NAME, WEIGHTS_NAME, submission_folder
 
@@ -140,7 +140,7 @@ def member(home: Home, submission: Submission) -> Member:
             if path.suffix.lower() in BY_NUMBERS | BY_BYTES and file not in weights.values():
                 weights[path.relative_to(root).as_posix()] = file
             elif path.suffix.lower() in CODE and part == TREE_NAME:
-                code.add(_digest(file))
+                code.add(file_digest(file))
     return Member(id=submission.id, team=submission.team, weights=weights, code=frozenset(code))
 
 
@@ -156,13 +156,8 @@ def read_weights(path: Path, name: str | None = None) -> WeightFile:
     except (ValueError, LookupError, TypeError, StopIteration, RuntimeError, OSError, struct.error, zipfile.BadZipFile):
         places, sketches = [], {}
     return WeightFile(
-        name=name, digest=_digest(path), size_bytes=path.stat().st_size, sketches=sketches, is_read=bool(places)
+        name=name, digest=file_digest(path), size_bytes=path.stat().st_size, sketches=sketches, is_read=bool(places)
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _places(path: Path, suffix: str) -> Iterator[Place]:

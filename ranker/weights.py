@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from ranker.lalm.decoder import file_digest
+from ranker.digest import file_digest
 from ranker.manifest import read_manifest
 from ranker.types import Condition, EncoderSource, digest_json
 

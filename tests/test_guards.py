@@ -23,7 +23,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 
 # Rooms from the ground up. Each may use those of the lines above its own, and nothing else of ranker.
 LAYERS = """
-    baseline durable errors home types
+    baseline digest durable errors home quiet types
     config
     manifest settings
     data db hidden metrics

@@ -20,6 +20,7 @@ from effort import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ranker.digest import file_digest
 from ranker.errors import MissingError, OrganizerError, UsageError
 from ranker.metrics import (
     CaptionModels,
@@ -40,7 +41,7 @@ from ranker.metrics.caption_models import (
     reference_models,
 )
 from ranker.metrics.fluency import FluencyChecker
-from ranker.metrics.sentence import SentenceModel, file_digest
+from ranker.metrics.sentence import SentenceModel
 from ranker.metrics.soft_frequency import word_weights
 from ranker.types import MetricModels, MetricName
 

@@ -8,7 +8,6 @@ never half of one.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from ranker.data.origin import how_to_get
 from ranker.data.recorded import MANIFEST, read_manifest
 from ranker.data.shards import expand_braces, index_shard
+from ranker.digest import file_digest
 from ranker.durable import flush, whole_file
 from ranker.errors import MissingError, OrganizerError
 from ranker.types import Buildable, digest_json
@@ -121,7 +121,7 @@ def verify(root: Path) -> list[str]:
         path = root / name
         if not path.is_file():
             problems.append(f"shard {name} is missing")
-        elif (found := _sha256(path)) != expected["sha256"]:
+        elif (found := file_digest(path)) != expected["sha256"]:
             problems.append(
                 f"shard {name} has changed: sha256 {expected['sha256'][:12]} was recorded, {found[:12]} is there"
             )
@@ -140,7 +140,7 @@ def _describe(root: Path, name: str) -> dict[str, dict[str, Any]]:
         path = root / shard
         clips = len(index_shard(path).clips)
         flush(path)
-        shards[shard] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "clips": clips}
+        shards[shard] = {"sha256": file_digest(path), "bytes": path.stat().st_size, "clips": clips}
     if not shards:
         raise OrganizerError(f"the builder of benchmark {name} made no shard; its folder would be empty")
     return shards
@@ -162,8 +162,3 @@ def _only_builder(root: Path) -> Iterator[None]:
     with root.with_name(f".{root.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ranker.digest import file_digest
 from ranker.durable import flush
 from ranker.errors import ConfigError, MissingError
 from ranker.home import model_cache
+from ranker.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -77,12 +76,6 @@ def locate(name: str) -> DecoderFiles:
     raise ConfigError(f"unknown decoder {name!r}; known are {CHALLENGE_DECODER} and {STAND_IN_DECODER}")
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def load(files: DecoderFiles, layers: int | None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Load the decoder in float32, on the CPU, frozen, with its first `layers` blocks (None: all), and its tokenizer.
 
@@ -96,7 +89,7 @@ def load(files: DecoderFiles, layers: int | None) -> tuple[LlamaForCausalLM, Pre
         if layers > config.num_hidden_layers:
             raise ConfigError(f"decoder_layers is {layers}, but {files.name} has {config.num_hidden_layers} layers")
         config.num_hidden_layers = layers
-    with _quiet():
+    with quiet():
         decoder: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype="float32", local_files_only=True
         )
@@ -119,7 +112,7 @@ def _converted(files: DecoderFiles) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         source: dict[str, Any] = {"gguf_file": files.weights.name, "local_files_only": True}
-        with _quiet():
+        with quiet():
             decoder: Any = AutoModelForCausalLM.from_pretrained(files.weights.parent, dtype="float32", **source)
             # transformers remembers that the weights came quantised and would refuse to save them as what they now are.
             del decoder.config.quantization_config
@@ -137,19 +130,3 @@ def _converted(files: DecoderFiles) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and remarks (unused layers) while a model loads."""
-    from transformers.utils import logging
-
-    log: Any = logging
-    verbosity = log.get_verbosity()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        log.enable_progress_bar()

@@ -12,10 +12,11 @@ from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+from ranker.digest import file_digest
 from ranker.errors import MissingError
 from ranker.home import model_cache
 from ranker.metrics.fluency import FluencyChecker
-from ranker.metrics.sentence import SentenceModel, file_digest
+from ranker.metrics.sentence import SentenceModel
 from ranker.types import MetricModels, digest_json
 
 SENTENCE_FILES = (

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker.errors import OrganizerError
-from ranker.metrics.sentence import one_thread, quiet
+from ranker.metrics.sentence import one_thread
+from ranker.quiet import quiet
 
 THRESHOLD = 0.9
 """A caption whose probability of an error lies above is punished."""

@@ -7,7 +7,6 @@ besides.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker.errors import OrganizerError
+from ranker.quiet import quiet
 
 Tokens = npt.NDArray[np.int64]  # (L,) token numbers of one text, those of its beginning and end included
 Floats32 = npt.NDArray[np.float32]
@@ -99,12 +99,6 @@ class SentenceModel:
         return network.eval()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Have torch compute on one thread: sums depend on how they are split."""
@@ -116,19 +110,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and remarks from tearing the job's own display."""
-    from transformers.utils import logging
-
-    log: Any = logging
-    verbosity = log.get_verbosity()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        log.enable_progress_bar()

@@ -6,7 +6,6 @@ that building again asks no server.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ranker.digest import file_digest
 from ranker.errors import MissingError, UsageError
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
@@ -95,9 +95,7 @@ def _found(folder: Path) -> dict[str, Package]:
         name = match["name"]
         if name in found:
             raise UsageError(f"{folder} holds {found[name].path.name} and {path.name}; leave one of the two there")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found[name] = Package(name=name, version=match["version"], sha256=digest, path=path)
+        found[name] = Package(name=name, version=match["version"], sha256=file_digest(path), path=path)
     return found
 
 
