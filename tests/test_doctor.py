@@ -85,7 +85,7 @@ def test_json_is_plain(home: Home) -> None:
 def test_a_good_database_is_good(engine: Engine, home: Home) -> None:
     """Attacks false alarms: revision and integrity are named, no job is left behind."""
     assert find(home, "database").verdict is Verdict.OK
-    assert "revision 0001, 1 submissions" in find(home, "database").found
+    assert "revision 0002, 1 submissions" in find(home, "database").found
     assert find(home, "jobs").found == "0 jobs running, 1 queued, none left behind"
 
 
