@@ -11,7 +11,9 @@ torch files): those are compared by their bytes alone.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickletools
 import struct
 import zipfile
@@ -38,9 +40,9 @@ CODE = frozenset({".py"})
 PARALLEL = 0.999  # cosine of two sketches from which on arrays are called alike
 LEAST_NUMBERS = 4_096  # smaller arrays are biases and norms, which are alike in models that share nothing
 LEAST_SHARE = 0.05  # of the smaller submission's numbers: less is chance, or a small part such as a filter bank
-MAX_HEADER_BYTES = 100_000_000
-MAX_PICKLE_BYTES = 50_000_000
+MAX_HEADER_BYTES = 10_000_000  # of any description of a file; as JSON it may grow by thirty times in memory
 MAX_ARRAYS = 100_000
+_ROWS = 1024  # sketches that are compared at once with all others
 _WIDTH = 64
 _PERIOD = 1 << 16
 _BLOCK = 1 << 22  # numbers that are looked at together
@@ -58,6 +60,11 @@ class Place:
     offset: int
     count: int
     dtype: str
+
+    @property
+    def size_bytes(self) -> int:
+        """In the file."""
+        return self.count * _width(self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +137,17 @@ class Likeness:
 def member(home: Home, submission: Submission) -> Member:
     """A submission's unpacked files, and the weights that its constructor fetched; none where there are none."""
     folder = submission_folder(home, submission.digest)
-    weights, code = dict[str, Path](), set[str]()
+    weights, code, known = dict[str, Path](), set[str](), set[Path]()
     for part in (TREE_NAME, WEIGHTS_NAME):
         root = (folder / part).resolve()
         for path in sorted(root.rglob("*")):
-            file = path.resolve()  # a hub's cache names its files by links
+            file = Path(os.path.realpath(path))  # a hub's cache names its files by links
             if not file.is_file() or not file.is_relative_to(root):
                 continue
-            if path.suffix.lower() in BY_NUMBERS | BY_BYTES and file not in weights.values():
+            if path.suffix.lower() in BY_NUMBERS | BY_BYTES:
+                if file in known:
+                    continue
+                known.add(file)
                 weights[path.relative_to(root).as_posix()] = file
             elif path.suffix.lower() in CODE and part == TREE_NAME:
                 code.add(file_digest(file))
@@ -152,8 +162,10 @@ def read_weights(path: Path, name: str | None = None) -> WeightFile:
     name = name or path.name
     try:
         places = list(_places(path, Path(name).suffix.lower()))
+        if sum(place.size_bytes for place in places) > path.stat().st_size:
+            raise ValueError("arrays overlap")  # else a small file could be read for days
         sketches = _sketches(path, places)
-    except (ValueError, LookupError, TypeError, StopIteration, RuntimeError, OSError, struct.error, zipfile.BadZipFile):
+    except Exception:  # noqa: BLE001  a participant wrote the file: whatever its readers stumble over, it is not read
         places, sketches = [], {}
     return WeightFile(
         name=name, digest=file_digest(path), size_bytes=path.stat().st_size, sketches=sketches, is_read=bool(places)
@@ -187,11 +199,12 @@ def _safetensors(path: Path) -> Iterator[Place]:
 def _torch_zip(path: Path) -> Iterator[Place]:
     """Storages of a file that torch.save wrote (since 1.6): ZIP members `data/KEY`, stored without compression."""
     end = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+    with _Careful(path) as raw, zipfile.ZipFile(raw) as archive:
         names = {info.filename: info for info in archive.infolist()[:MAX_ARRAYS]}
         pickled = next(name for name in names if name.endswith("data.pkl"))
-        if names[pickled].file_size > MAX_PICKLE_BYTES:
-            raise ValueError("the pickle is too long")
+        # Neither decompressed, which no size in a header bounds, nor longer than what it describes needs.
+        if names[pickled].compress_type != zipfile.ZIP_STORED or names[pickled].file_size > MAX_HEADER_BYTES:
+            raise ValueError("the pickle is compressed, or too long")
         for kind, key in storages(archive.read(pickled)):
             info = names.get(f"{pickled.removesuffix('data.pkl')}data/{key}")
             if info is None or kind not in _STORAGES or info.compress_type != zipfile.ZIP_STORED:
@@ -240,11 +253,26 @@ def storages(pickled: bytes) -> Iterator[tuple[str, str]]:
         del stack[:-64]
 
 
+def _width(dtype: str) -> int:
+    return 2 if dtype == "bf16" else np.dtype(dtype).itemsize
+
+
 def _place(start: int, size: int, dtype: str, end: int) -> Place:
-    width = 2 if dtype == "bf16" else np.dtype(dtype).itemsize
     if start < 0 or size < 0 or start + size > end:
         raise ValueError("an array lies outside its file")
-    return Place(offset=start, count=size // width, dtype=dtype)
+    return Place(offset=start, count=size // _width(dtype), dtype=dtype)
+
+
+class _Careful(io.FileIO):
+    """A file of which nobody reads much at once: zipfile takes the whole of a directory into memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See io.FileIO.read. Raises ValueError."""
+        wanted = MAX_HEADER_BYTES + 1 if size is None or size < 0 else min(size, MAX_HEADER_BYTES + 1)
+        found = super().read(wanted)
+        if found is None or len(found) > MAX_HEADER_BYTES:
+            raise ValueError("what describes the file is too long")
+        return found
 
 
 def _sketches(path: Path, places: Sequence[Place]) -> dict[int, npt.NDArray[np.float32]]:
@@ -346,7 +374,9 @@ def alike_share(first: Sequence[WeightFile], second: Sequence[WeightFile]) -> fl
     small, large = (one, other) if totals[0] <= totals[1] else (other, one)
     shared = 0
     for count in small.keys() & large.keys():
-        shared += count * int(((small[count] @ large[count].T).max(axis=1) > PARALLEL).sum())
+        for start in range(0, len(small[count]), _ROWS):  # all at once could be more than the memory
+            near = (small[count][start : start + _ROWS] @ large[count].T).max(axis=1)
+            shared += count * int((near > PARALLEL).sum())
     return shared / min(totals)
 
 

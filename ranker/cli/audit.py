@@ -27,12 +27,14 @@ from ranker.cli.options import (
 )
 from ranker.durable import whole_file
 from ranker.errors import ParticipantError, UsageError
+from ranker.sandbox.faults import plain
 from ranker.types import AuditVerdict
 
 if TYPE_CHECKING:  # torch stands behind it
     from ranker.audit import Audit, AuditedTask, Changed
     from ranker.likeness import Likeness, Pair
 
+_NAMES, _NAME_CHARACTERS = 20, 100  # of files that are shown
 _COLOURS = {AuditVerdict.HOLDS: "green", AuditVerdict.TOO_FEW: "yellow", AuditVerdict.COLLAPSES: "bold red"}
 
 
@@ -159,15 +161,21 @@ def likeness_table(found: Likeness) -> RenderableType:
     if found.groups:
         parts.append(Text("Shared weights are no offence: public checkpoints look like this. Read the reports.", "dim"))
     if found.unread:
-        parts.append(Text(f"compared by their bytes alone: {', '.join(found.unread)}", style="dim"))
+        shown = [plain(name, _NAME_CHARACTERS) for name in found.unread[:_NAMES]]
+        more = f" and {len(found.unread) - _NAMES} more" if len(found.unread) > _NAMES else ""
+        parts.append(Text(f"compared by their bytes alone: {', '.join(shown)}{more}", style="dim"))
     return Group(*parts)
 
 
-def _pair_cells(pair: Pair) -> tuple[str, ...]:
+def _pair_cells(pair: Pair) -> tuple[Text, ...]:
+    """Files are called as teams like."""
+    same = [plain(name, _NAME_CHARACTERS) for name in pair.same_files[:_NAMES]]
+    if len(pair.same_files) > _NAMES:
+        same.append(f"and {len(pair.same_files) - _NAMES} more")
     code = "no code" if not pair.code_files else f"{pair.same_code} of {pair.code_files}"
     return (
-        f"{pair.first_team} ({pair.first}), {pair.second_team} ({pair.second})",
-        ", ".join(pair.same_files) or "-",
-        "not read" if pair.alike is None else f"{pair.alike:.1%}",
-        code,
+        Text(f"{pair.first_team} ({pair.first}), {pair.second_team} ({pair.second})"),
+        Text(", ".join(same) or "-"),
+        Text("not read" if pair.alike is None else f"{pair.alike:.1%}"),
+        Text(code),
     )
