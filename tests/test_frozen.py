@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from ranker.errors import InfraError, ParticipantError
 from ranker.intake.frozen import FILES, RECORD, contents, freeze, known, must_be
+from ranker.intake.staging import remove_tree, staging_folder
+from ranker.sandbox.network import MAX_FILES, measure
 
 
 @pytest.fixture
@@ -106,3 +109,76 @@ def test_the_digest_is_of_names_and_bytes_alone(staged: Path, tmp_path: Path) ->
     (staged / "blobs" / "abc").chmod(0o600)
     moved = staged.rename(tmp_path / "moved")
     assert contents(moved) == before
+
+
+def test_no_link_leads_out_over_another(staged: Path, tmp_path: Path) -> None:
+    """Attacks a check of the links' words alone: `../up/..` stays inside by its words, and leads out on the disk."""
+    (staged / "a" / "b").mkdir(parents=True)
+    (staged / "a" / "up").symlink_to("..")
+    (staged / "a" / "b" / "fine").symlink_to("../up/blobs/abc")
+    freeze_copy = staged.parent / "copy"
+    shutil.copytree(staged, freeze_copy, symlinks=True)
+    assert freeze(freeze_copy, tmp_path / "fine", {})["tree"]["files"] == 1
+    (staged / "a" / "b" / "out").symlink_to("../up/..")
+    with pytest.raises(ParticipantError, match="leads out of its folder"):
+        freeze(staged, tmp_path / "weights", {})
+
+
+def test_no_link_leads_to_itself(staged: Path, tmp_path: Path) -> None:
+    """Attacks readers that follow links to their end."""
+    (staged / "loop").symlink_to("loop")
+    with pytest.raises(ParticipantError, match="leads to itself"):
+        freeze(staged, tmp_path / "weights", {})
+
+
+def nested(folder: Path, depth: int, name: str = "d") -> None:
+    """Folders in folders, deeper than their path could be said, with a file in the last."""
+    inside = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=inside)
+        deeper = os.open(name, os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = deeper
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+    os.close(inside)
+
+
+@pytest.mark.parametrize(("depth", "name"), [(65, "d"), (1500, "d"), (40, "n" * 250)])
+def test_folders_without_end_are_refused_and_removed(staged: Path, tmp_path: Path, depth: int, name: str) -> None:
+    """Attacks whoever walks through the folder by recursion, or says its paths: us, when we throw it away."""
+    nested(staged, depth, name)
+    with pytest.raises(ParticipantError, match="nothing of that kind is kept"):
+        freeze(staged, tmp_path / "weights", {})
+    remove_tree(staged.parent)
+    assert not staged.parent.exists()
+
+
+def test_a_staging_folder_ends_whatever_is_in_it(tmp_path: Path) -> None:
+    """Attacks the tidying up, of the same and of a killed process: deep folders, closed ones, links that lead out."""
+    outside = tmp_path / "outside"
+    (outside / "kept").mkdir(parents=True)
+
+    def fill(folder: Path) -> None:
+        nested(folder, 3000)
+        (folder / "closed" / "inner").mkdir(parents=True)
+        (folder / "link").symlink_to(outside)
+        os.mkfifo(folder / "closed" / "pipe")
+        (folder / "closed" / "inner").chmod(0)
+        (folder / "closed").chmod(0)
+
+    with staging_folder(tmp_path / "all", ".room-") as folder:
+        fill(folder)
+    left = tmp_path / "all" / ".room-of-a-killed-process"
+    left.mkdir()
+    fill(left)
+    with staging_folder(tmp_path / "all", ".room-") as folder:
+        assert list((tmp_path / "all").iterdir()) == [folder]
+    assert not list((tmp_path / "all").iterdir())
+    assert (outside / "kept").is_dir()
+
+
+def test_what_cannot_be_looked_into_counts_as_too_much(tmp_path: Path) -> None:
+    """Attacks the bound on a folder that a sandbox writes to, by bytes where no path leads."""
+    assert measure(tmp_path, 10**9)[1] == 0
+    nested(tmp_path, 40, "n" * 250)
+    assert measure(tmp_path, 10**9)[1] > MAX_FILES

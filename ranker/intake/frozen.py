@@ -5,6 +5,7 @@ A frozen folder holds `files/` and `record.json`, and appears whole or not at al
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,8 @@ from ranker.intake.staging import flush_tree, place
 
 FILES = "files"
 RECORD = "record.json"
-_MAX_RECORD_BYTES = 10_000_000
+MAX_DEPTH = 64
+MAX_PATH_BYTES = 1024  # both far above what caches and packages have, and below what makes readers fail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +95,24 @@ def tidy(folder: Path) -> None:
     if os.geteuid() == 0:
         os.lchown(folder, 0, 0)
     odd: list[str] = []
+    real = os.path.realpath(folder)
     for path, found in _walk(folder, opened=True):
+        below = path.relative_to(folder)
+        if len(below.parts) > MAX_DEPTH or len(os.fsencode(below)) > MAX_PATH_BYTES:
+            raise ParticipantError(
+                f"{_shown(path, folder)} lies in more than {MAX_DEPTH} folders, or its path has more than "
+                f"{MAX_PATH_BYTES} bytes; nothing of that kind is kept"
+            )
         if os.geteuid() == 0:
             os.lchown(path, 0, 0)
         if stat.S_ISREG(found.st_mode):
             path.chmod(0o755 if found.st_mode & 0o100 else 0o644)
         elif stat.S_ISLNK(found.st_mode):
-            target = path.readlink()
-            led = os.path.normpath(path.parent / target)
-            if target.is_absolute() or not Path(led).is_relative_to(folder):
+            # Also over other links; nobody else writes here any more.
+            if path.readlink().is_absolute() or not Path(os.path.realpath(path)).is_relative_to(real):
                 odd.append(f"the link {_shown(path, folder)} leads out of its folder")
+            elif not path.exists() and _loops(path):
+                odd.append(f"the link {_shown(path, folder)} leads to itself")
         elif not stat.S_ISDIR(found.st_mode):
             odd.append(f"{_shown(path, folder)} is neither a file nor a folder nor a link")
     if odd:
@@ -141,6 +151,14 @@ def _walk(folder: Path, *, opened: bool = False) -> Iterator[tuple[Path, os.stat
                         path.chmod(0o755)
                     waiting.append(path)
                 yield path, found
+
+
+def _loops(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import shutil
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ranker.durable import flush
@@ -27,7 +27,7 @@ def staging_folder(parent: Path, prefix: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
         os.close(lock)
 
 
@@ -35,6 +35,62 @@ def place(staged: Path, target: Path) -> None:
     """Rename a flushed file or folder to its place and flush the place's folder. Raises OSError."""
     staged.rename(target)
     flush(target.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all below it; what cannot be removed stays. Nobody follows a link.
+
+    Sandboxes wrote there: folders may be nested deeper than shutil.rmtree recurses (it raises), or than a path can
+    say. So each one is moved up to the first before it is emptied.
+    """
+    with suppress(OSError):
+        top = _opened(str(folder))
+        try:
+            waiting = _empty(top, None, "")
+            prefix, moved = f".{secrets.token_hex(8)}-", 0
+            while waiting:
+                name = waiting.pop()
+                with suppress(OSError):
+                    one = _opened(name, top)
+                    try:
+                        found = _empty(one, top, f"{prefix}{moved}-")
+                    finally:
+                        os.close(one)
+                    moved += 1
+                    waiting += found
+                    os.rmdir(name, dir_fd=top)
+        finally:
+            os.close(top)
+        folder.rmdir()
+
+
+def _opened(name: str, parent: int | None = None) -> int:
+    """A folder, made ours to read and write first. Raises OSError, also for a link."""
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{found}", 0o700)  # noqa: PTH101  its name may be too long to say
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(found)
+
+
+def _empty(folder: int, top: int | None, prefix: str) -> list[str]:
+    """Remove the files of an open folder, and move its folders to `top`, if given; the folders' names there."""
+    with os.scandir(folder) as entries:
+        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    found = []
+    for number, (name, is_folder) in enumerate(listed):
+        with suppress(OSError):
+            if not is_folder:
+                os.unlink(name, dir_fd=folder)
+                continue
+            kept = name
+            if top is not None:
+                kept = f"{prefix}{number}"
+                os.close(_opened(name, folder))
+                os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=top)
+            found.append(kept)
+    return found
 
 
 def flush_tree(folder: Path) -> None:
@@ -70,7 +126,7 @@ def _sweep(parent: Path, prefix: str) -> None:
             continue  # its owner has just finished
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         except BlockingIOError:
             pass  # in use
         finally:

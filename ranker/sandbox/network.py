@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -17,6 +18,7 @@ from ranker.sandbox.proxy import Journal, Policy, Resolve, proxy, resolve
 MAX_FILES = 200_000
 ENTRY_BYTES = 4096  # that an entry counts for at least: some file systems say nothing of what names and folders take
 LOOK_EVERY_S = 0.25
+_HIDDEN = {errno.ENAMETOOLONG, errno.EACCES}  # whatever is in there would not be counted
 
 
 @dataclass(kw_only=True)
@@ -53,14 +55,17 @@ def watched(found: Network, process: Confined) -> Iterator[None]:
     """Kill the process once its folder holds too much. No kernel bounds a folder, so it is measured, a few times per
     second: it can be exceeded by what a disk takes in that time.
     """
-    ended, free = threading.Event(), _free(found.room)
+    ended, free = threading.Event(), free_bytes(found.room)
 
     def look() -> None:
         while not ended.wait(LOOK_EVERY_S):
             size, files = measure(found.room, found.max_bytes)
             if size > found.max_bytes or files > MAX_FILES:
-                found.overflow = f"it wrote more than the {found.max_bytes:,} bytes or {MAX_FILES:,} files that it may"
-            elif free - _free(found.room) > 2 * found.max_bytes + 2**30:
+                found.overflow = (
+                    f"it wrote more than the {found.max_bytes:,} bytes or {MAX_FILES:,} files that it may, or made "
+                    "folders that cannot be looked into"
+                )
+            elif free - free_bytes(found.room) > 2 * found.max_bytes + 2**30:
                 found.overflow, found.lost = "the disk lost far more room than the sandbox's folder holds", True
             else:
                 continue
@@ -78,7 +83,7 @@ def watched(found: Network, process: Confined) -> Iterator[None]:
 
 def measure(folder: Path, enough: int) -> tuple[int, int]:
     """Bytes and entries below a folder that others write to meanwhile, no link followed; counting ends above `enough`
-    bytes, or it would never catch up with who makes ever more.
+    bytes, or it would never catch up with who makes ever more. A folder that cannot be looked into counts as too many.
     """
     size, files, waiting = 0, 0, [str(folder)]
     while waiting and files <= MAX_FILES and size <= enough:
@@ -90,16 +95,20 @@ def measure(folder: Path, enough: int) -> tuple[int, int]:
                         break
                     try:
                         found = entry.stat(follow_symlinks=False)
-                    except OSError:
+                    except OSError as error:
+                        if error.errno in _HIDDEN:
+                            return size, MAX_FILES + 1
                         continue  # gone meanwhile
                     if stat.S_ISDIR(found.st_mode):
                         waiting.append(entry.path)
                     size += max(found.st_blocks * 512, ENTRY_BYTES)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in _HIDDEN:
+                return size, MAX_FILES + 1
     return size, files
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """What is left of a folder's disk."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
