@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pypdf
 import pytest
@@ -19,7 +21,8 @@ from ranker.errors import ParticipantError
 from ranker.home import Home
 from ranker.intake.archive import describe
 from ranker.intake.check import examine
-from ranker.intake.receive import receive, submission_folder
+from ranker.intake.frozen import freeze
+from ranker.intake.receive import WEIGHTS_NAME, receive, submission_folder
 from ranker.job import SubmissionSnapshot
 from ranker.sandbox.base import Availability
 from ranker.sandbox.check import CheckResult
@@ -176,3 +179,31 @@ def test_the_override_says_which_encoder(home: Home, engine: Engine, tmp_path: P
     assert [progress.stage for progress in stages] == [Stage.UNPACK, Stage.CHECK]
     assert tree.stat().st_ino == before
     assert json.loads(json.dumps(found)) == found
+
+
+def test_weights_of_a_killed_check_bind_nobody(home: Home, engine: Engine, tmp_path: Path) -> None:
+    """A check that was killed after it froze weights, and before it could say so: they are used again if the same hosts
+    may be asked, and go with a refusal, so that the team's next try is not held to them. Accepted ones stay.
+    """
+
+    def froze(submission: SubmissionSnapshot, hosts: list[str]) -> dict[str, Any]:
+        folder = submission_folder(home, submission.digest)
+        (folder / ".killed" / "room").mkdir(parents=True, exist_ok=True)
+        (folder / ".killed" / "room" / "w.bin").write_bytes(b"weights")
+        return freeze(folder / ".killed" / "room", folder / WEIGHTS_NAME, {"hosts": hosts})
+
+    sandbox = NoSandbox()
+    good = kept(home, engine, pack(tmp_path / "g.zip", {"g/good_encoder.py": GOOD.format(name="GoodEncoder")}))
+    record = froze(good, [])
+    assert examine(home, SERVICE, good, sandbox, lambda _: None)[WEIGHTS_NAME] == record
+    allowed = dataclasses.replace(good, allowed_hosts=("example.org:443",))
+    assert examine(home, SERVICE, allowed, sandbox, lambda _: None)[WEIGHTS_NAME] is None
+    assert not (submission_folder(home, good.digest) / WEIGHTS_NAME).exists()
+
+    bad = kept(home, engine, pack(tmp_path / "b.zip", {"b/broken_encoder.py": BROKEN}))
+    record = froze(bad, [])
+    accepted = dataclasses.replace(bad, check={WEIGHTS_NAME: record})
+    assert "output_dim" in refusals(home, accepted, sandbox)
+    assert (submission_folder(home, bad.digest) / WEIGHTS_NAME).is_dir()
+    assert "output_dim" in refusals(home, bad, sandbox)
+    assert not (submission_folder(home, bad.digest) / WEIGHTS_NAME).exists()

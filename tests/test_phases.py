@@ -309,6 +309,63 @@ def test_a_hub_that_is_not_there_is_no_fault_of_theirs(bwrap: ServedSandbox, hub
         fetched(bwrap, hub, tmp_path, asks, hub_url=gone)
 
 
+URL = (
+    "import urllib.request\nurllib.request.urlopen(os.environ['HF_ENDPOINT'] + '/team/model/resolve/main/config.json')"
+)
+
+
+@pytest.mark.parametrize("fails", ["503", "cut", "the client's words"])
+def test_a_hub_that_fails_is_no_fault_of_theirs(bwrap: ServedSandbox, hub: Hub, tmp_path: Path, fails: str) -> None:
+    """The hub answers, but with an error, or not to the end: only the constructor's exception tells, and it is ours.
+    With the same words, who also asked a host that may not be asked is refused for that.
+    """
+    constructor = f"{URL}.read()"
+    if fails == "503":
+        hub.busy += [(503, {})] * 4
+    elif fails == "cut":
+        hub.faults["config.json"] = [hub_server.cut_after(1)] * 4
+    else:  # what the hub's client raises for whatever keeps it from the hub
+        constructor += (
+            "\nfrom huggingface_hub.errors import LocalEntryNotFoundError\nraise LocalEntryNotFoundError('no')"
+        )
+    with pytest.raises(InfraError, match="the model hub, or another host that was allowed, failed"):
+        fetched(bwrap, hub, tmp_path, constructor)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+    other = "import urllib.request\ntry:\n    urllib.request.urlopen('http://example.org')\nexcept OSError:\n    pass\n"
+    with pytest.raises(ParticipantError, match=r"asked for example\.org:80"):
+        fetched(bwrap, hub, tmp_path, other + constructor)
+
+
+def test_our_failure_before_it_asks_is_not_taken_for_silence(
+    bwrap: ServedSandbox, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that dies before the constructor asks for anything: tried again, not refused for what it lacked."""
+
+    def dies(*_: object) -> None:
+        raise InfraError("the engine died")
+
+    monkeypatch.setattr(weights, "_construct", dies)
+    with pytest.raises(InfraError, match="the engine died"):
+        fetched(bwrap, hub, tmp_path, ASK)
+
+
+def test_a_disk_without_the_promised_room_is_ours(bwrap: ServedSandbox, hub: Hub, tmp_path: Path) -> None:
+    """A constructor that meets a full disk: ours where less is left than it may fetch; else it filled its own."""
+    full = ASK + "\nraise OSError(28, 'No space left on device')"
+    with pytest.raises(InfraError, match="make room"):
+        fetched(bwrap, hub, tmp_path, full, max_bytes=2**62)
+    with pytest.raises(ParticipantError, match="No space left"):
+        fetched(bwrap, hub, tmp_path, full, max_bytes=10_000_000)
+
+
+def test_a_deep_cache_is_refused_and_leaves_nothing(bwrap: ServedSandbox, hub: Hub, tmp_path: Path) -> None:
+    """Attacks our own tidying up by folders deeper than Python recurses: the next intake must find nothing of them."""
+    deep = "\nos.chdir(CACHE)\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    with pytest.raises(ParticipantError, match="nothing of that kind is kept"):
+        fetched(bwrap, hub, tmp_path, ASK + deep)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
 def test_who_asks_for_nothing_gets_nothing(bwrap: ServedSandbox, hub: Hub, tmp_path: Path) -> None:
     """An encoder that fails for another reason is refused by what it did without a network."""
     assert fetched(bwrap, hub, tmp_path, "raise RuntimeError('no')") is None

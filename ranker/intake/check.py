@@ -135,9 +135,13 @@ def _try_encoder(
 
 def _with_weights(trial: _Trial) -> tuple[CheckResult, Fetched | None]:
     """Without a network first, so that nothing is fetched for an encoder that has all it needs."""
-    frozen = weights.kept(trial.folder)
-    if frozen is not None:
-        return trial.check(frozen.weights), frozen
+    fetched = weights.kept(trial.folder)
+    accepted = fetched is not None and bool((trial.submission.check or {}).get(WEIGHTS_NAME))
+    if fetched is not None and not accepted and fetched.record["hosts"] != sorted(trial.submission.allowed_hosts):
+        shutil.rmtree(trial.folder / WEIGHTS_NAME)  # of a check that was killed, which might have asked other hosts
+        fetched = None
+    if fetched is not None:
+        return _check_with(fetched, trial, None, accepted=accepted), fetched
     source = None
     try:
         source = trial.find(None)
@@ -156,9 +160,16 @@ def _with_weights(trial: _Trial) -> tuple[CheckResult, Fetched | None]:
         )
         if fetched is None:
             raise
+    return _check_with(fetched, trial, source, accepted=False), fetched
+
+
+def _check_with(fetched: Fetched, trial: _Trial, source: EncoderSource | None, *, accepted: bool) -> CheckResult:
+    """The check with fetched weights. If it refuses, they are thrown away, unless an earlier one accepted them."""
     try:
-        return trial.check(fetched.weights, source), fetched
+        return trial.check(fetched.weights, source)
     except ParticipantError as refusal:
+        if accepted:
+            raise
         shutil.rmtree(trial.folder / WEIGHTS_NAME)  # no run has seen it: another check may fetch anew
         raise ParticipantError(
             [

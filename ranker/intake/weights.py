@@ -21,7 +21,7 @@ from ranker.intake.staging import staging_folder
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import find_encoder
 from ranker.sandbox.faults import plain
-from ranker.sandbox.network import Network, network
+from ranker.sandbox.network import Network, free_bytes, network
 from ranker.sandbox.proxy import policy
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service
@@ -31,6 +31,14 @@ MAX_REPOSITORIES = 50
 _CACHE = "huggingface/hub"
 _REPOSITORY = re.compile(r"(?P<kind>models|datasets)--(?P<name>[\w.-]{1,200})", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# What Python says when the room's disk is full, and what clients say when a hub fails that was reached.
+_NO_ROOM = re.compile(r"No space left on device|Errno 28\b")
+_HUB_FAILED = re.compile(
+    r"\b(5\d\d Server|429 Client) Error|(Server error '5\d\d|Client error '429)|HTTP Error (5\d\d|429)\b|"
+    r"LocalEntryNotFoundError|We couldn't connect to |Read timed out|\b(Read|Connect)Timeout|IncompleteRead|"
+    r"ChunkedEncodingError|RemoteProtocolError|RemoteDisconnected|ConnectionResetError|"
+    r"Connection (aborted|broken|reset)"
+)
 _KINDS = {"models": RepoKind.MODEL, "datasets": RepoKind.DATASET}
 
 Dated = Callable[[RepoKind, str, str], datetime | None]
@@ -122,13 +130,14 @@ def judge(refusal: ParticipantError | InfraError | None, way: Network) -> None:
         raise ParticipantError(
             f"the encoder's constructor asks for more than the {way.max_bytes:,} bytes that may be fetched at intake"
         )
+    unreachable = journal.destinations(Traffic.UNREACHABLE)
+    if refusal is not None and unreachable:
+        raise InfraError(f"the model hub cannot be reached ({', '.join(map(plain, unreachable[:3]))}): {refusal}")
+    if isinstance(refusal, InfraError):
+        raise refusal  # even if nothing was asked: what it did without a network says nothing about this
     if refusal is None or not journal.lines:
         return
-    unreachable = journal.destinations(Traffic.UNREACHABLE)
-    if unreachable:
-        raise InfraError(f"the model hub cannot be reached ({', '.join(map(plain, unreachable[:3]))}): {refusal}")
-    if not isinstance(refusal, ParticipantError):
-        raise refusal
+    _judge_words(refusal, way)
     refused = [plain(each, 100) for each in journal.destinations(Traffic.REFUSED)]
     reasons = list(refusal.reasons)
     if refused:
@@ -137,6 +146,21 @@ def judge(refusal: ParticipantError | InfraError | None, way: Network) -> None:
             "and hosts that the organizers allow for this submission may (`ranker allow-host`)"
         )
     raise ParticipantError(reasons)
+
+
+def _judge_words(refusal: ParticipantError, way: Network) -> None:
+    """Raise InfraError where the exception's words are those of a full disk or a failing hub: nobody else sees either,
+    since what is said to a hub is encrypted. Who makes them up is tried again a few times, and gains nothing.
+    """
+    words = " ".join(refusal.reasons)
+    free = free_bytes(way.room)
+    if _NO_ROOM.search(words) and free < way.max_bytes:
+        raise InfraError(
+            f"the disk has {free:,} bytes left, where a constructor may fetch {way.max_bytes:,}; make room: {words}"
+        )
+    carried, refused = (way.journal.destinations(outcome) for outcome in (Traffic.CARRIED, Traffic.REFUSED))
+    if carried and not refused and _HUB_FAILED.search(words):
+        raise InfraError(f"the model hub, or another host that was allowed, failed: {words}")
 
 
 def _repositories(cache: Path, dated: Dated) -> list[dict[str, Any]]:
