@@ -48,6 +48,8 @@ BAD = {
     "$HOME": "cannot be read",
     "${INDEX}": "cannot be read",
     "\x1b[31mred": "cannot be read",
+    "x; python_version > '\x1b[31m'": "control or invisible",
+    "x; python_version > '\u202e3'": "control or invisible",
 }
 
 

@@ -92,4 +92,6 @@ def _normalised(line: str) -> str:
         raise ValueError(f"it cannot be read ({plain(str(error).splitlines()[0], 120)}); {_EXPECTED}") from None
     if requirement.url is not None:
         raise ValueError(f"packages come from the index only, not from a URL or a path; {_EXPECTED}")
+    if not rest.replace("\t", " ").isprintable():
+        raise ValueError(f"it has control or invisible characters; {_EXPECTED}")
     return " ".join([str(requirement), *(f"--hash={each}" for each in hashes)])

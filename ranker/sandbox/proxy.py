@@ -257,7 +257,10 @@ class _Server:
             self._journal.line(str(destination), Traffic.REFUSED)
             raise _Refusal("405 Method Not Allowed", "only GET, HEAD and CONNECT are carried")
         with self._connected(destination) as (upstream, record):
-            upstream.sendall(_plain_request(method, target, fields))
+            asked = _plain_request(method, target, fields)
+            if not self._room_for(asked, record):
+                return
+            upstream.sendall(asked)
             begun = _closing(_head_of_answer(upstream))
             if not self._room_for(begun, record):
                 return
