@@ -144,7 +144,8 @@ def test_no_other_spelling_of_an_address_gets_through(tmp_path: Path, target: st
     "address",
     ["127.0.0.1", "10.0.0.5", "192.168.1.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
      "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "::ffff:127.0.0.1",
-     "64:ff9b::a00:1", "2002:a00:1::", "ff02::1"],
+     "64:ff9b::a00:1", "2002:a00:1::", "ff02::1", "fec0::1", "::127.0.0.1", "::ffff:0:7f00:1", "64:ff9b:1::7f00:1",
+     "192.0.0.192", "168.63.129.16"],
 )  # fmt: skip
 def test_an_allowed_name_must_not_stand_for_a_machine_of_ours(tmp_path: Path, address: str) -> None:
     """Attacks through a name server: a host's owner points it at a private address, alone or beside a public one."""
@@ -261,8 +262,10 @@ def test_nonsense_ends_its_own_connection_only(tmp_path: Path, upstream: Upstrea
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a b", "https://a", "a:0", "a:70000", "-a.org", "a..b", "a/b", "é.org", "*.a.org", "a:b"]
-)
+    "text",
+    ["127.1", "2130706433", "0x7f.1", "0", "a.0x7f",
+     "", "a b", "https://a", "a:0", "a:70000", "-a.org", "a..b", "a/b", "é.org", "*.a.org", "a:b"],
+)  # fmt: skip
 def test_what_is_no_host_is_refused(text: str) -> None:
     """A list with a mistake in it must not silently allow something else."""
     with pytest.raises(UsageError, match="is no host"):

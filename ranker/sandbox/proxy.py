@@ -36,6 +36,10 @@ _PIECE = 65_536
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _REQUEST = re.compile(r"(?P<method>[A-Z]{1,16}) (?P<target>[\x21-\x7e]{1,8192}) HTTP/1\.[01]")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")  # of IPv6; all else is no network's, or somebody's own
+# Python calls them global; yet clouds have answered there with what is a machine's own (Oracle's, Azure's).
+_CLOUDS = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("168.63.129.16/32"))
+_NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")  # what a resolver takes for an IPv4 address, however it is written
 _DROPPED = frozenset({"host", "connection", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding",
                       "upgrade", "content-length"})  # fmt: skip
 
@@ -57,7 +61,8 @@ class Destination:
     def parse(cls, text: str) -> Destination:
         """`HOST` (port 443) or `HOST:PORT`. Raises UsageError."""
         host, colon, port = text.strip().lower().rstrip(".").partition(":")
-        if not _HOST.fullmatch(host) or (colon and not re.fullmatch(r"[1-9]\d{0,4}", port)) or int(port or 443) > 65535:
+        is_host = _HOST.fullmatch(host) and (is_address(host) or not _NUMBER.fullmatch(host))
+        if not is_host or (colon and not re.fullmatch(r"[1-9]\d{0,4}", port)) or int(port or 443) > 65535:
             raise UsageError(
                 f"{text!r} is no host; expected a name such as example.org, or with a port example.org:443"
             )
@@ -145,7 +150,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None and not is_public(str(inner)):
             return False
-    return found.is_global and not found.is_multicast
+        return (found in _UNICAST or found in _NAT64) and found.is_global
+    return found.is_global and not found.is_multicast and not any(found in each for each in _CLOUDS)
 
 
 def resolve(host: str, port: int) -> list[str]:
