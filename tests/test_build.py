@@ -93,6 +93,18 @@ def test_what_the_base_has_is_not_installed(bwrap: ServedSandbox, index: Index, 
     assert (found.packages, found.record["installed"], index.requests) == (None, [], [])
 
 
+def test_a_mirrors_password_is_not_recorded(bwrap: ServedSandbox, index: Index, tmp_path: Path) -> None:
+    """The record goes into manifests, and to whoever asks for them."""
+    index.put("tinydep", "1.5", {"tinydep.py": ""})
+    url = index.url.replace("://", "://team:secret-7@")
+    found = built(bwrap, index, tmp_path, "tinydep\n", index_url=url)
+    assert found.record["index"] == index.url
+    assert [each["name"] for each in found.record["installed"]] == ["tinydep"]
+    texts = [path.read_bytes() for path in (tmp_path / "environment").rglob("*") if path.is_file()]
+    assert texts
+    assert not any(b"secret-7" in text for text in texts)
+
+
 def test_an_index_without_hashes_is_taken_at_its_bytes(bwrap: ServedSandbox, index: Index, tmp_path: Path) -> None:
     """Some mirrors tell no hashes: then those of the files that came are recorded."""
     index.with_hashes = False

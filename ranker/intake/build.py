@@ -22,7 +22,7 @@ from ranker.intake.receive import ENVIRONMENT_NAME
 from ranker.intake.staging import staging_folder
 from ranker.sandbox.faults import Ending, exit_words, plain
 from ranker.sandbox.network import Network, network
-from ranker.sandbox.proxy import policy
+from ranker.sandbox.proxy import policy, without_password
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service
 from ranker.types import Traffic
@@ -113,7 +113,7 @@ def _install(sandbox: ServedSandbox, service: Service, lines: list[str], staging
             (room / "target").mkdir(parents=True)
     record = {
         "requirements": lines,
-        "index": asked.index_url,
+        "index": without_password(asked.index_url),
         "sources_allowed": asked.allow_source,
         "pip": plain(plan.pip_version, 40),
         "installed": sorted((_facts(item) for item in done.install), key=lambda each: each["name"]),

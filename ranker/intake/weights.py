@@ -22,7 +22,7 @@ from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import find_encoder
 from ranker.sandbox.faults import plain
 from ranker.sandbox.network import Network, free_bytes, network
-from ranker.sandbox.proxy import policy
+from ranker.sandbox.proxy import policy, without_password
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service
 from ranker.types import EncoderSource, RepoKind, Traffic
@@ -98,7 +98,7 @@ def fetch(
             return None
         tidy(room)
         record = {
-            "hub": asked.hub_url,
+            "hub": without_password(asked.hub_url),
             "hosts": sorted(hosts),
             "repositories": _repositories(room / _CACHE, dated),
             "network": way.journal.to_json(),

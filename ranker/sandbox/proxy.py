@@ -351,6 +351,12 @@ def _destination(parse: Callable[[], Destination]) -> Destination:
         raise _Refusal("400 Bad Request", "no destination that can be understood") from None
 
 
+def without_password(url: str) -> str:
+    """A configured URL as it may be shown and recorded: a mirror's can hold a name and a password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def is_address(host: str) -> bool:
     """Whether it is an IP address, not a name."""
     try:
