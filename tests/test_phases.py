@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import probe_clip
 from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service, WeightsPhase
-from ranker.types import EncoderSource, SandboxName, Traffic
+from ranker.types import EncoderSource, RepoKind, SandboxName, Traffic
 
 LIMITS = {"memory_gb": 1.5, "cpus": 1.0, "pids": 64, "scratch_mb": 16, "log_kb": 64}
 CONFINED = [SandboxName.BUBBLEWRAP, SandboxName.DOCKER]
@@ -192,7 +193,14 @@ def service(hub: Hub, **changes: Any) -> Service:
     return Service(weights=WeightsPhase(**phase), limits=Limits(**LIMITS))
 
 
-def fetched(sandbox: ServedSandbox, hub: Hub, folder: Path, constructor: str, **changes: Any) -> weights.Fetched | None:
+def fetched(
+    sandbox: ServedSandbox,
+    hub: Hub,
+    folder: Path,
+    constructor: str,
+    dated: weights.Dated = lambda *_: None,
+    **changes: Any,
+) -> weights.Fetched | None:
     """The weights phase of an encoder with this constructor."""
     (folder / "tree").mkdir(exist_ok=True)
     lines = "".join(f"        {line}\n" for line in constructor.splitlines())
@@ -203,7 +211,15 @@ def fetched(sandbox: ServedSandbox, hub: Hub, folder: Path, constructor: str, **
     )
     source = EncoderSource(root=".", module="encoder.py", attribute="AnEncoder")
     return weights.fetch(
-        sandbox, service(hub, **changes), folder / "tree", folder, source=source, override=None, packages=None, hosts=()
+        sandbox,
+        service(hub, **changes),
+        folder / "tree",
+        folder,
+        source=source,
+        override=None,
+        packages=None,
+        hosts=(),
+        dated=dated,
     )
 
 
@@ -364,6 +380,31 @@ def test_a_deep_cache_is_refused_and_leaves_nothing(bwrap: ServedSandbox, hub: H
     with pytest.raises(ParticipantError, match="nothing of that kind is kept"):
         fetched(bwrap, hub, tmp_path, ASK + deep)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_cache_of_many_claims_is_asked_about_briefly(
+    bwrap: ServedSandbox, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks the hub, and our time, by made-up commits in the cache, of which each would be asked about outside."""
+    claims = """
+for repository in range(10):
+    for commit in range(20):
+        (CACHE / f"huggingface/hub/models--a--{repository}/snapshots/{commit:040x}").mkdir(parents=True)
+"""
+    asked: list[str] = []
+
+    def dated(_kind: RepoKind, repository: str, _commit: str) -> None:
+        asked.append(repository)
+
+    result = fetched(bwrap, hub, tmp_path, URL + claims, dated=dated)
+    assert result is not None
+    assert len(asked) == len(result.record["repositories"]) == weights.MAX_REPOSITORIES
+    shutil.rmtree(tmp_path / "weights")
+    asked.clear()
+    monkeypatch.setattr(weights, "ASKING_S", 0.0)
+    result = fetched(bwrap, hub, tmp_path, URL + claims, dated=dated)
+    assert result is not None
+    assert (len(result.record["repositories"]), asked) == (weights.MAX_REPOSITORIES, [])
 
 
 def test_who_asks_for_nothing_gets_nothing(bwrap: ServedSandbox, hub: Hub, tmp_path: Path) -> None:

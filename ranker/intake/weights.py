@@ -8,6 +8,7 @@ submission's code ran too: a claim. The digest of the files is not.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +28,8 @@ from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits, Service
 from ranker.types import EncoderSource, RepoKind, Traffic
 
-MAX_REPOSITORIES = 50
+MAX_REPOSITORIES = 50  # and commits, of all together
+ASKING_S = 60.0  # for the dates of all commits
 _CACHE = "huggingface/hub"
 _REPOSITORY = re.compile(r"(?P<kind>models|datasets)--(?P<name>[\w.-]{1,200})", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -164,8 +166,12 @@ def _judge_words(refusal: ParticipantError, way: Network) -> None:
 
 
 def _repositories(cache: Path, dated: Dated) -> list[dict[str, Any]]:
-    """What lies in the hub client's cache: each repository, its commits, and which of its names stood for them."""
-    found = []
+    """What lies in the hub client's cache: each repository, its commits, and which of its names stood for them.
+
+    Names and commits are claims, and we ask the hub about them: so there are few, and the time for all is bounded.
+    """
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + ASKING_S
     for place in sorted(cache.iterdir())[:MAX_REPOSITORIES] if cache.is_dir() else []:
         match = _REPOSITORY.fullmatch(place.name)
         if match is None or place.is_symlink():
@@ -173,7 +179,9 @@ def _repositories(cache: Path, dated: Dated) -> list[dict[str, Any]]:
         kind, name = _KINDS[match["kind"]], match["name"].replace("--", "/")  # no name on the hub has two dashes
         refs = {_read(path): plain(path.name, 60) for path in _below(place / "refs")}
         for commit in sorted(path.name for path in _below(place / "snapshots") if _COMMIT.fullmatch(path.name)):
-            when = dated(kind, name, commit)
+            if len(found) >= MAX_REPOSITORIES:
+                return found
+            when = dated(kind, name, commit) if time.monotonic() < deadline else None
             found.append(
                 {
                     "kind": kind,
