@@ -35,6 +35,7 @@ from ranker.db.models import Job
 from ranker.digest import file_digest
 from ranker.errors import MissingError, OrganizerError, UsageError
 from ranker.evaluation import encoder_spec
+from ranker.executors.local import own_gpu
 from ranker.home import Home
 from ranker.job import SubmissionSnapshot
 from ranker.lalm import decoder as decoders
@@ -282,7 +283,7 @@ def prepare(
         raise UsageError(f"no evaluated task is called {asked.task!r}; there are {known}")
     return Auditor(
         home=home,
-        sandbox=open_configured(service, home.root),
+        sandbox=open_configured(service, home.root, gpu=own_gpu()),
         limits=service.limits,
         settings=service.audit if asked.clips is None else service.audit.model_copy(update={"clips": asked.clips}),
         seed=asked.seed or secrets.token_hex(8),

@@ -112,8 +112,8 @@ def _write(value: dict[str, Any], file: Path | None, *, as_json: bool) -> None:
 def audit_table(found: Audit) -> RenderableType:
     """One line per task: recorded, after each change with the drop and its interval, verdict; and what it means."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("task", overflow="fold")
-    for column in ("recorded", "changed", "drop (95%)"):
+    table.add_column("task", no_wrap=True)
+    for column in ("score", "changed", "drop (95%)"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for each in found.tasks:
@@ -142,7 +142,7 @@ def _cells(task: AuditedTask) -> tuple[str | Text, ...]:
 
 
 def _drop(changed: Changed) -> str:
-    return f"{changed.drop:+.3f} ({changed.low:+.2f} to {changed.high:+.2f})"
+    return f"{changed.drop:+.2f} ({changed.low:+.2f} to {changed.high:+.2f})"
 
 
 def likeness_table(found: Likeness) -> RenderableType:
