@@ -16,13 +16,20 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from ranker.intake.index import index_of
+from ranker.settings import BuildPhase
+
 # flatbuffers and protobuf for onnxruntime, which like torch has one build for each kind of machine.
 NAMED = ("numpy", "scipy", "soundfile", "soxr", "safetensors", "transformers", "torch", "flatbuffers", "protobuf")
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
-INDEX = "https://pypi.org/simple"
 LINK = re.compile(r'href="[^"#]*?([^/"#]+\.whl)#sha256=([0-9a-f]{64})"')
 SYSTEMS = ("-any.whl", "x86_64.whl", "aarch64.whl")
 PYTHONS = ("-cp311-cp311-", "-abi3-", "-py3-none-", "-py2.py3-none-")
+
+
+def index_url() -> str:
+    """The index that pip uses here."""
+    return index_of(BuildPhase()).url.rstrip("/")
 
 
 def resolved() -> list[tuple[str, str]]:
@@ -38,7 +45,7 @@ def resolved() -> list[tuple[str, str]]:
 
 def hashes(name: str, version: str) -> list[str]:
     """SHA-256 of the wheels of one version that a base image could use."""
-    with urllib.request.urlopen(f"{INDEX}/{name.replace('_', '-').replace('.', '-')}/", timeout=60) as answer:  # noqa: S310  ours
+    with urllib.request.urlopen(f"{index_url()}/{name.replace('_', '-').replace('.', '-')}/", timeout=60) as answer:  # noqa: S310  ours
         links = LINK.findall(answer.read().decode())
     project = name.replace("-", "_").replace(".", "_")
     start = f"{project}-{version}-".lower()

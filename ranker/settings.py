@@ -45,9 +45,9 @@ class ReportLimits(Strict):
 class BuildPhase(Strict):
     """How a submission's requirements.txt is installed at intake."""
 
-    index_url: str = "https://pypi.org/simple"
+    index_url: str | None = Field(default=None, description="None: the index that pip uses on this machine")
     index_hosts: tuple[str, ...] = Field(
-        default=("files.pythonhosted.org",), description="beside the index itself: where it says that files lie"
+        default=(), description="beside the index itself: where it says that files lie; pip's own default knows"
     )
     allow_source: bool = Field(default=False, description="wheels only, unless true; then code of packages runs")
     max_download_bytes: int = Field(default=20_000_000_000, ge=1)

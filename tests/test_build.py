@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import tarfile
 import threading
@@ -17,6 +18,7 @@ from index_server import Index
 
 from ranker.errors import InfraError, ParticipantError
 from ranker.intake.build import Built, build, judge
+from ranker.intake.index import PackageIndex, index_of
 from ranker.sandbox.backends import backend
 from ranker.sandbox.faults import Ending
 from ranker.sandbox.network import Network
@@ -363,3 +365,40 @@ def test_memory_is_theirs_and_a_kill_is_ours(tmp_path: Path) -> None:
         judge(Ending(exit_code=137, out_of_memory=True), way, Service())
     with pytest.raises(InfraError, match="SIGKILL"):
         judge(Ending(exit_code=137, log="Collecting x"), way, Service())
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "expected"),
+    [
+        (
+            {"PIP_INDEX_URL": "http://first.example/simple"},
+            "",
+            PackageIndex(url="http://first.example/simple", hosts=()),
+        ),
+        (
+            {},
+            "[global]\nindex-url = http://second.example/simple\n",
+            PackageIndex(url="http://second.example/simple", hosts=()),
+        ),
+    ],
+    ids=["environment", "file"],
+)
+def test_the_index_is_pips_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], file: str, expected: PackageIndex
+) -> None:
+    """Attacks a mirror that was set for pip, once in its environment and once in its file, and would be passed by."""
+    (tmp_path / "pip.conf").write_text(file)
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert index_of(BuildPhase()) == expected
+
+
+def test_without_any_setting_it_is_pips_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks a machine where nobody set anything: pip knows its index, and the host that its files lie on."""
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    found = index_of(BuildPhase())
+    assert found.url.startswith("https://")
+    assert len(found.hosts) == 1

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from ranker.errors import InfraError, MissingError, ParticipantError
 from ranker.intake import requirements
 from ranker.intake.frozen import FILES, freeze, known
+from ranker.intake.index import PackageIndex, index_of
 from ranker.intake.receive import ENVIRONMENT_NAME
 from ranker.intake.staging import staging_folder
 from ranker.sandbox.faults import Ending, exit_words, plain
@@ -96,24 +97,22 @@ def build(sandbox: ServedSandbox, service: Service, root: Path, folder: Path) ->
 
 
 def _install(sandbox: ServedSandbox, service: Service, lines: list[str], staging: Path, target: Path) -> dict[str, Any]:
-    asked = service.build
-    reach = policy(
-        asked.index_hosts, urls=[asked.index_url], private=service.private_hosts, max_bytes=asked.max_download_bytes
-    )
+    asked, index = service.build, index_of(service.build)
+    reach = policy(index.hosts, urls=[index.url], private=service.private_hosts, max_bytes=asked.max_download_bytes)
     plan_room, room = staging / "plan", staging / "room"
     with network(reach, _room(plan_room, lines), max_bytes=asked.max_bytes) as way:
-        plan = _pip(sandbox, service, way, "--dry-run")
+        plan = _pip(sandbox, service, index, way, "--dry-run")
         done = _Report(pip_version=plan.pip_version, install=[])
         if plan.install:
             # A folder that nobody has written to yet, so that nothing in it leads elsewhere.
             second = replace(way, room=_room(room, _pinned(plan)))
-            done = _pip(sandbox, service, second, "--no-deps", "--target", "target")
+            done = _pip(sandbox, service, index, second, "--no-deps", "--target", "target")
             _must_be_the_same(plan, done)
         else:
             (room / "target").mkdir(parents=True)
     record = {
         "requirements": lines,
-        "index": without_password(asked.index_url),
+        "index": without_password(index.url),
         "sources_allowed": asked.allow_source,
         "pip": plain(plan.pip_version, 40),
         "installed": sorted((_facts(item) for item in done.install), key=lambda each: each["name"]),
@@ -130,11 +129,11 @@ def _room(folder: Path, lines: list[str]) -> Path:
     return folder
 
 
-def _pip(sandbox: ServedSandbox, service: Service, way: Network, *options: str) -> _Report:
+def _pip(sandbox: ServedSandbox, service: Service, index: PackageIndex, way: Network, *options: str) -> _Report:
     """`pip install` of the requirements in the room; what it reports. Raises as `build`."""
     asked = service.build
     kinds = () if asked.allow_source else ("--only-binary", ":all:")
-    where = ("--index-url", asked.index_url, "--retries", "1", "--timeout", "20")
+    where = ("--index-url", index.url, "--retries", "1", "--timeout", "20")
     written = ("--report", _REPORT, "--log", _LOG)
     arguments = [*_PIP, *_QUIET, *where, *kinds, *options, *written, "--requirement", requirements.NAME]
     ending = sandbox.run(arguments, service.limits, network=way, timeout_s=asked.timeout_s)
