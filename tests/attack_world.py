@@ -43,7 +43,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
-        self.library = folder / "library"
+        self.shelf = folder / "library"
         self.tree = folder / "tree"
         self.scratch = folder / "scratch"
         self.name = f"ranker-attacked-{os.getpid()}-{folder.name}"
@@ -60,7 +60,7 @@ class World:
         for name in (*HARMFUL, "ranker"):
             (self.tree / f"{name}.py").write_text(HARM)
         (self.tree / "evil.pth").write_text("import os; os._exit(3)\n")
-        for place in (self.library, self.scratch, self.tree, *folder.rglob("*")):
+        for place in (self.shelf, self.scratch, self.tree, *folder.rglob("*")):
             place.chmod(0o777)  # what keeps the attacks from it must be the sandbox, not the rights of files
 
     def _make_folders(self) -> None:
@@ -70,20 +70,20 @@ class World:
         (self.home / "runs" / "attempt-0001").mkdir(parents=True)
         (self.home / "submissions" / "other").mkdir(parents=True)
         (self.home / ".ssh").mkdir()
-        for place in (self.library, self.tree, self.scratch):
+        for place in (self.shelf, self.tree, self.scratch):
             place.mkdir()
         (self.home / "ranker-labels.csv").write_text("clip,label\n1,dog\n")
         (self.home / "ranker.db").write_bytes(b"SQLite format 3\0")
         (self.home / ".ssh" / "id_ed25519").write_text("a key")
         (self.home / "submissions" / "other" / "weights.bin").write_bytes(b"weights")
-        (self.library / "jiwer.py").write_text("def wer(truth, said): ...\n")
+        (self.shelf / "jiwer.py").write_text("def wer(truth, said): ...\n")
 
     def known(self) -> dict[str, object]:
         """What an attacker may have found out beforehand."""
         return {
             "home": str(self.home),
             "labels": str(self.home / "ranker-labels.csv"),
-            "library": str(self.library),
+            "library": str(self.shelf),
             "engine": str(self.home / "engine.sock"),
             "tcp": self._echo.tcp.getsockname()[1],
             "udp": self._echo.udp.getsockname()[1],

@@ -63,7 +63,7 @@ def _bound_writable(command: Command, inside: str) -> Command:
 def _writable(command: Command, world: World) -> Command:
     for place in ("/proc", "/dev", "/"):
         command = without(command, "--remount-ro", place)
-    return _bound_writable(_bound_writable(command, SUBMISSION), str(world.library))
+    return _bound_writable(_bound_writable(command, SUBMISSION), str(world.shelf))
 
 
 def _with_control_groups(command: Command) -> Command:
@@ -165,7 +165,7 @@ def edit_options(options: Options, layers: Sequence[Layer], world: World) -> Opt
         elif layer is Layer.READ_ONLY:
             assert options["read_only"]
             options["read_only"] = False
-            _bound_for_writing(options, {SUBMISSION, str(world.library)})
+            _bound_for_writing(options, {SUBMISSION, str(world.shelf)})
         elif layer in {Layer.USER, Layer.RIGHTS}:
             assert options["user"] == f"{UID}:{UID}"
             assert options["cap_drop"] == ["ALL"]
@@ -205,7 +205,7 @@ def show_library(patch: pytest.MonkeyPatch, world: World) -> None:
     """A folder that stands for the Python environment, which an attack may try to write to."""
     whole = environment.python_folders
     for module in (bubblewrap, docker):
-        patch.setattr(module, "python_folders", lambda: [*whole(), world.library])
+        patch.setattr(module, "python_folders", lambda: [*whole(), world.shelf])
 
 
 def _patch_parts(patch: pytest.MonkeyPatch, stack: contextlib.ExitStack, layer: Layer, world: World) -> None:
