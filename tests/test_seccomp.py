@@ -80,7 +80,7 @@ def verdict(program: Program, number: int, architecture: int, arguments: tuple[i
 
 def names(architecture: Architecture) -> Iterator[tuple[int, str]]:
     """Every call that libseccomp knows on that machine."""
-    library = seccomp.shelf()
+    library = seccomp.library()
     resolve = library.seccomp_syscall_resolve_num_arch
     resolve.restype, resolve.argtypes = ctypes.c_void_p, [ctypes.c_uint32, ctypes.c_int]
     for number in range(1024):
@@ -181,7 +181,7 @@ def test_threads_but_no_namespaces(built: tuple[Architecture, Program]) -> None:
 
 def test_the_kernel_agrees_with_the_simulation(bubblewrap: object) -> None:
     """On the machine that is here, calls under the real filter get what the simulation says."""
-    native = Architecture(seccomp.shelf().seccomp_arch_native())
+    native = Architecture(seccomp.library().seccomp_arch_native())
     filter_ = program(native)
     asked = {
         name: number
