@@ -1,0 +1,49 @@
+"""What the command line (or another front) can ask of a home: each question or order is one method of `Ranker`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ranker.errors import MissingError
+from ranker.service.boards import Boards
+from ranker.service.data import Data
+from ranker.service.evaluations import Evaluations, Wanted
+from ranker.service.intake import Intake
+
+if TYPE_CHECKING:
+    from ranker.board import Board
+    from ranker.doctor import Finding
+    from ranker.estimate import Estimate
+
+__all__ = ["MISSING_EXIT_CODE", "Ranker", "Wanted", "estimate_json", "is_lame", "ranking_json"]
+
+MISSING_EXIT_CODE = MissingError.exit_code
+
+
+class Ranker(Intake, Evaluations, Boards, Data):
+    """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
+
+    What is slow to import (pandas, and torch behind it) is imported by the methods that need it.
+    """
+
+
+def ranking_json(board: Board) -> dict[str, object]:
+    """A board as `ranker rank --json` prints it."""
+    from ranker.board import ranking_json as as_json
+
+    return as_json(board)
+
+
+def estimate_json(value: Estimate, submissions: int) -> dict[str, object]:
+    """An estimate as `ranker estimate --json` prints it."""
+    from ranker.estimate import to_json
+
+    return to_json(value, submissions)
+
+
+def is_lame(findings: Sequence[Finding]) -> bool:
+    """Whether something is missing without which nothing can be evaluated."""
+    from ranker.doctor import Verdict
+
+    return any(finding.verdict is Verdict.MISSING for finding in findings)

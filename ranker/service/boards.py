@@ -1,0 +1,135 @@
+"""What the scores say: rankings, comparisons, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from ranker import config
+from ranker.errors import UsageError
+from ranker.service.opened import Opened
+
+if TYPE_CHECKING:
+    from ranker.board import Board
+    from ranker.calibration import Calibration
+    from ranker.comparison import Difference
+    from ranker.metrics.recompute import Recomputed
+    from ranker.scoretable import Ranked
+
+
+class Boards(Opened):
+    """What the scores say: rankings, comparisons, pages."""
+
+    def boards(self, name: str | None, *, track: str | None = None, condition: str | None = None) -> list[Board]:
+        """The benchmark's boards, one per track. Raises MissingError where there is none, or not the one asked for."""
+        from ranker import board
+
+        benchmark = self.benchmark(name)
+        with self.reading() as reading:
+            now = datetime.now(UTC)
+            return [
+                board.assemble(reading, self.home, benchmark, each, condition=condition, now=now)
+                for each in _tracks(reading, benchmark, track)
+            ]
+
+    def rank_table(self, table: Path, benchmark: str | None, *, track: str | None) -> Ranked:
+        """Rank a table of raw scores that was made elsewhere; looks at neither database nor data.
+
+        `benchmark` is a benchmark's name, or the path of a YAML file (with a folder or `.yaml` in it). Raises
+        UsageError, ConfigError.
+        """
+        from ranker.scoretable import rank_table
+
+        if benchmark is not None and (Path(benchmark).suffix in {".yaml", ".yml"} or "/" in benchmark):
+            return rank_table(table, self._with_hidden(config.load_ranking(Path(benchmark))), track)
+        return rank_table(table, self.ranking_config(benchmark), track)
+
+    def compare(
+        self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
+    ) -> dict[str, tuple[Difference, ...]]:
+        """By how much two submissions differ, per track of the benchmark (or on `track` alone)."""
+        from ranker import comparison, overview
+
+        benchmark = self.benchmark(name)
+        with self.reading() as reading:
+            found = overview.find(reading, [first, second])
+            if len(found) < 2:
+                raise UsageError(f"{first!r} and {second!r} are the same submission; name two that differ")
+            one, other = (view.submission.id for view in found)
+            return {
+                each: comparison.compare(
+                    reading, self.home, benchmark, each, first=one, second=other, condition=condition
+                )
+                for each in _tracks(reading, benchmark, track)
+            }
+
+    def publish(self, name: str | None, folder: Path | None, *, with_predictions: bool) -> Path:
+        """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board.
+
+        `with_predictions`: beside it stand all scored pairs of the public tasks, from which anyone can compute a score.
+        """
+        from ranker import board, calibration, overview, site
+
+        benchmark = self.benchmark(name)
+        with self.reading() as reading:
+            now = datetime.now(UTC)
+            boards = [
+                board.assemble(reading, self.home, benchmark, track, now=now) for track in _ready(reading, benchmark)
+            ]
+            assessed = [calibration.assess(reading, benchmark, each.track, each) for each in boards]
+            calibrations = [each for each in assessed if each is not None]
+            calibration.refuse_uncalibrated(benchmark, calibrations)
+            pages = overview.pages(reading, self.home, boards, with_predictions=with_predictions)
+        return site.render(boards, pages, folder or self.home.site, calibrations=calibrations)
+
+    def calibrations(self, name: str | None, *, asked: Sequence[int] = ()) -> list[Calibration]:
+        """Each track's published figures beside what was measured in the jobs `asked`; without these, on its board."""
+        from ranker import board, calibration
+        from ranker.db.models import Job
+
+        benchmark = self.benchmark(name)
+        found = []
+        with self.reading() as reading:
+            digests = {reading.get_one(Job, job).condition_digest for job in asked}
+            for track in calibration.tracks(benchmark):
+                known = [choice.condition.digest for choice in board.conditions(reading, benchmark, track)]
+                digest = next((each for each in known if each in digests or not asked), None)
+                made = (
+                    board.assemble(reading, self.home, benchmark, track, condition=digest, now=datetime.now(UTC))
+                    if digest is not None
+                    else None
+                )
+                found.append(calibration.assess(reading, benchmark, track, made))
+        return [each for each in found if each is not None]
+
+    def results(self, name: str | None, remarks: Path | None) -> str:
+        """Ranking, scores, hardware and durations of a benchmark as Markdown; `remarks` is put below."""
+        from ranker import overview
+        from ranker.results import markdown
+
+        boards = self.boards(name)
+        with self.reading() as reading:
+            pages = overview.pages(reading, self.home, boards)
+        return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"))
+
+    def metric(self, name: str, file: Path, arguments: Mapping[str, str]) -> Recomputed:
+        """A metric, by its name as computed, of a file of predictions. Raises UsageError, MissingError."""
+        from ranker.metrics.recompute import recompute
+
+        return recompute(name, file, arguments)
+
+
+def _ready(reading: Session, benchmark: config.Benchmark) -> list[str]:
+    """The tracks that have a board."""
+    from ranker import board
+
+    return [track for track in benchmark.tracks if board.conditions(reading, benchmark, track)]
+
+
+def _tracks(reading: Session, benchmark: config.Benchmark, asked: str | None) -> list[str]:
+    """The track that is asked for; else those that have a board, or one that says that there is none yet."""
+    return [asked] if asked else _ready(reading, benchmark) or list(benchmark.tracks)[:1]

@@ -1,0 +1,146 @@
+"""What is ordered of the workers, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ranker.db.session import session
+from ranker.errors import UsageError
+from ranker.service.opened import Opened
+from ranker.types import SandboxName
+
+if TYPE_CHECKING:
+    from ranker.audit import Asked, Audit
+    from ranker.estimate import Estimate
+    from ranker.planning import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to evaluate on; None means what the configuration says, or all."""
+
+    benchmark: str | None = None
+    track: str | None = None
+    limit_steps: int | None = None
+    sandbox: SandboxName | None = None
+
+
+class Evaluations(Opened):
+    """What is ordered of the workers, and what it will cost."""
+
+    def run(
+        self, job_ids: Sequence[int], *, sandbox: SandboxName | None, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do these jobs in worker processes of this machine, until each has ended.
+
+        Raises MissingError, before any worker starts, if there is no sandbox; else what `executors.local.run` raises.
+        """
+        from ranker.executors import local
+        from ranker.sandbox.backends import open_configured
+
+        service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
+        if job_ids:
+            open_configured(service, self.home.root)
+        local.run(self.home, service, job_ids, on_tick=on_tick)
+
+    def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
+        """Queue the evaluations that these submissions (None: all accepted ones) miss.
+
+        Raises as `ranker.planning.conditions` and `ranker.planning.plan`; nothing is written where data is missing.
+        """
+        from ranker import planning
+
+        benchmark = self.benchmark(wanted.benchmark)
+        conditions = planning.conditions(
+            self.home,
+            benchmark,
+            [wanted.track] if wanted.track else list(benchmark.tracks),
+            limit_steps=wanted.limit_steps,
+            sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
+        )
+        with self.open() as engine, session(engine) as writing:
+            return planning.plan(writing, benchmark, conditions, names=names, now=datetime.now(UTC))
+
+    def queue_baselines(self, name: str | None, sandbox: SandboxName | None) -> Plan | None:
+        """Queue the evaluations that the benchmark's baselines miss; None where none of them has been taken in.
+
+        Raises UsageError for a benchmark without baselines, and as `queue_evaluations`.
+        """
+        from ranker import calibration
+
+        benchmark = self.benchmark(name)
+        if not benchmark.baselines:
+            raise UsageError(
+                f"benchmark {benchmark.name} has no `baselines:` in its file, so there is nothing to compare with; "
+                "configs/mini.yaml shows how to give encoders with published scores"
+            )
+        with self.reading() as reading:
+            digests = [submission.digest for submission in calibration.found(reading, benchmark).values()]
+        return self.queue_evaluations(digests, Wanted(benchmark=name, sandbox=sandbox)) if digests else None
+
+    def estimate(
+        self,
+        name: str | None,
+        track: str | None,
+        *,
+        submission: str | None,
+        sandbox: SandboxName | None,
+        submissions: int,
+        measure: bool,
+    ) -> Estimate:
+        """What a submission costs on a benchmark, or on one of its tracks: this one, or one with assumed features.
+
+        Raises UsageError for a submission that no check has accepted, else what `ranker.estimate.estimate` raises.
+        """
+        from ranker.estimate import EncoderFacts, estimate
+        from ranker.intake.phases import frozen_folders
+        from ranker.types import EncoderSource
+
+        benchmark, encoder = self.benchmark(name), None
+        tracks = [track] if track else list(benchmark.tracks)
+        for each in tracks:
+            benchmark.track(each)
+        if submission is not None:
+            (view,) = self.find([submission])
+            found = None if view.check is None else view.check.result
+            if found is None:
+                raise UsageError(
+                    f"submission {view.submission.id} of {view.submission.team} is {view.state}: only an encoder that "
+                    f"was accepted can be measured; `ranker show {view.submission.id}` says more"
+                )
+            folder = self.home.submissions / view.submission.digest
+            frozen = frozen_folders(folder, found)
+            encoder = EncoderFacts(
+                tree=folder / "tree",
+                packages=frozen.packages,
+                weights=frozen.weights,
+                source=EncoderSource(**found["source"]),
+                output_dim=int(found["encoder"]["output_dim"]),
+                frames_per_s=float(found["encoder"]["frames_per_s"]),
+                batch_invariant=bool(found["encoder"]["batch_invariant"]),
+            )
+        return estimate(
+            self.home,
+            self.service,
+            benchmark,
+            tracks,
+            encoder=encoder,
+            sandbox=self.sandbox(sandbox),
+            submissions=submissions,
+            measure=measure,
+        )
+
+    def audit(
+        self, submission: str, name: str | None, *, asked: Asked, on_progress: Callable[[str, int, int], None]
+    ) -> Audit:
+        """Ask a submission's encoder again for changed test clips. Raises as `ranker.audit.prepare` and `ask`."""
+        from ranker.audit import prepare
+
+        service = self.service.model_copy(update={"sandbox": self.sandbox(asked.sandbox)})
+        benchmark = self.benchmark(name)
+        with self.reading() as reading:
+            auditor = prepare(reading, self.home, service, benchmark, submission, asked=asked)
+        return auditor.ask(on_progress)
