@@ -5,7 +5,7 @@ For developers, `alembic.ini` is not needed: `ranker.db.migrate` is the only way
 
 from alembic import context
 
-from ranker.db.models import Base
+from ranker.db.schema import Base
 
 connection = context.config.attributes["connection"]
 # Batch mode rewrites a table where SQLite's ALTER TABLE cannot do what a migration asks for.

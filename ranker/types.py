@@ -46,6 +46,113 @@ class Fault(StrEnum):
     ORGANIZER = "organizer"
 
 
+class Ending(StrEnum):
+    """How one attempt of a job ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RELEASED = "released"  # given back by its own worker
+    LOST = "lost"  # the worker died, or its lease ran out
+    CANCELLED = "cancelled"
+
+
+class Channel(StrEnum):
+    """How bytes came to us."""
+
+    FILE = "file"
+    MAIL = "mail"  # an .eml, an mbox or a Maildir
+    IMAP = "imap"
+    LINK = "link"
+
+
+class LinkState(StrEnum):
+    """What became of an address that a message gave instead of a file."""
+
+    PENDING = "pending"
+    FETCHED = "fetched"
+    DECLINED = "declined"
+    FAILED = "failed"
+
+
+class ReplyKind(StrEnum):
+    """What an answer to a sender tells."""
+
+    RECEIVED = "received"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    RESULT = "result"
+
+
+class ReplyState(StrEnum):
+    """How far an answer has come. SENDING is also what a crash in the middle leaves."""
+
+    DRAFTED = "drafted"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+class Rule(StrEnum):
+    """A rule of the challenge that a submission is judged by, its code apart."""
+
+    REGISTRATION = "registration"  # the sender belongs to a registered team
+    MEMBERSHIP = "membership"  # one person in one team
+    DEADLINE = "deadline"
+    REPORT = "report"
+    DISCLOSURE = "disclosure"  # the report says what the encoder was trained on; a human reads it
+    ONE_MODEL = "one_model"  # the last valid submission of a team counts
+    CONDUCT = "conduct"  # withdrawn by the team, or disqualified by the organizers
+
+
+class Ruling(StrEnum):
+    """What a rule says. PENDING can still be mended by the sender, or settled by a human."""
+
+    MET = "met"
+    PENDING = "pending"
+    BROKEN = "broken"
+    WAIVED = "waived"  # broken, and admitted by an organizer
+
+
+class Standing(StrEnum):
+    """Whether an accepted submission is ranked, and if not, why. Derived from its verdicts, never stored."""
+
+    RANKED = "ranked"
+    PENDING = "pending"
+    SUPERSEDED = "superseded"
+    LATE = "late"
+    WITHDRAWN = "withdrawn"
+    DISQUALIFIED = "disqualified"
+
+
+class Action(StrEnum):
+    """What the log of who did what tells."""
+
+    INGEST = "ingest"
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+    JUDGE = "judge"  # a rule's verdict changed
+    REVIEW = "review"
+    ADMIT = "admit"
+    WITHDRAW = "withdraw"
+    DISQUALIFY = "disqualify"
+    REINSTATE = "reinstate"
+    IMPORT_TEAMS = "import_teams"
+    ALLOW_HOST = "allow_host"
+    FETCH_LINK = "fetch_link"
+    DECLINE_LINK = "decline_link"
+    SEND = "send"
+    PUBLISH = "publish"
+    EVALUATE = "evaluate"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    RERUN = "rerun"
+    PAUSE = "pause"
+    RESUME = "resume"
+    PRIORITIZE = "prioritize"
+    MEND = "mend"
+
+
 class Traffic(StrEnum):
     """What became of a request from a sandbox that may talk to a few hosts."""
 

@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from ranker import config
 from ranker.board import Board, assemble, conditions, ranking_json
 from ranker.config import Benchmark, Recipe, Task, Track
-from ranker.db.models import Base, Job, Score, Submission
+from ranker.db.models import Job, Score, Submission
+from ranker.db.schema import Base
 from ranker.errors import ConfigError, MissingError, OrganizerError, UsageError
 from ranker.home import Home
 from ranker.metrics import Pair, evaluate

@@ -1,53 +1,25 @@
-"""The tables. Times are UTC and naive in SQLite's eyes; `UtcDateTime` gives them their zone back."""
+"""The tables of the main way: submissions, their jobs, and the scores."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     CheckConstraint,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
     String,
     UniqueConstraint,
+    text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from ranker.types import Condition, Fault, JobKind, Part, Status
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A time with its zone: stored in UTC, returned aware."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Aware time in, naive UTC out; a time without a zone is a programming error."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored")
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Naive UTC in, aware UTC out."""
-        return None if value is None else value.replace(tzinfo=UTC)
-
-
-def _one_of(column: str, values: type[JobKind] | type[Status] | type[Fault]) -> str:
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
-
-
-class Base(DeclarativeBase):
-    """Registry of the tables."""
+from ranker.db.base import Base, UtcDateTime, one_of
+from ranker.types import Condition, Ending, Fault, JobKind, Part, Status
 
 
 class Submission(Base):
@@ -93,6 +65,7 @@ class Job(Base):
     """One unit of work. `ranker.queue` is the only writer of its state.
 
     `key` is its identity: SHA-256 over submission, kind, condition digest and seed. `attempt` is the fencing token.
+    Among jobs that are due, those of the highest `priority` go first.
     `result` is what a finished check found (see `ranker.sandbox.check`) or a finished evaluation's manifest digest.
     """
 
@@ -107,6 +80,7 @@ class Job(Base):
     condition_digest: Mapped[str | None] = mapped_column(String(64))
     condition: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     seed: Mapped[int] = mapped_column(Integer, default=0)
+    priority: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     status: Mapped[str] = mapped_column(String(16), default=Status.QUEUED)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     infra_failures: Mapped[int] = mapped_column(Integer, default=0)
@@ -122,11 +96,12 @@ class Job(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     submission: Mapped[Submission] = relationship(back_populates="jobs")
     scores: Mapped[list[Score]] = relationship(back_populates="job", order_by="Score.id")
+    attempts: Mapped[list[JobAttempt]] = relationship(order_by="JobAttempt.number")
 
     __table_args__ = (
-        CheckConstraint(_one_of("kind", JobKind), name="job_kind"),
-        CheckConstraint(_one_of("status", Status), name="job_status"),
-        CheckConstraint(f"fault IS NULL OR {_one_of('fault', Fault)}", name="job_fault"),
+        CheckConstraint(one_of("kind", JobKind), name="job_kind"),
+        CheckConstraint(one_of("status", Status), name="job_status"),
+        CheckConstraint(f"fault IS NULL OR {one_of('fault', Fault)}", name="job_fault"),
         CheckConstraint("(status = 'running') = (worker IS NOT NULL)", name="job_worker_while_running"),
         CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="job_lease_while_running"),
         CheckConstraint("(status = 'failed') = (fault IS NOT NULL)", name="job_fault_when_failed"),
@@ -165,3 +140,47 @@ class Score(Base):
     job: Mapped[Job] = relationship(back_populates="scores")
 
     __table_args__ = (UniqueConstraint("job_id", "task", name="score_once"),)
+
+
+class JobAttempt(Base):
+    """One claim of a job, and how it ended; `ending` is None while it runs. Never deleted: the history of a job."""
+
+    __tablename__ = "job_attempt"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    worker: Mapped[str] = mapped_column(String(200))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ending: Mapped[str | None] = mapped_column(String(16))
+    fault: Mapped[str | None] = mapped_column(String(16))
+    reasons: Mapped[list[str]] = mapped_column(JSON, default=list)
+
+    __table_args__ = (
+        UniqueConstraint("job_id", "number", name="attempt_once"),
+        CheckConstraint(f"ending IS NULL OR {one_of('ending', Ending)}", name="attempt_ending"),
+        CheckConstraint(f"fault IS NULL OR {one_of('fault', Fault)}", name="attempt_fault"),
+        CheckConstraint("(ending IS NULL) = (ended_at IS NULL)", name="attempt_ended_with_ending"),
+        # At most one live attempt of a job, whatever the code above does.
+        Index(
+            "attempt_live",
+            "job_id",
+            unique=True,
+            sqlite_where=text("ending IS NULL"),
+            postgresql_where=text("ending IS NULL"),
+        ),
+    )
+
+
+class Pause(Base):
+    """Why no job is handed out at present; the table holds one row, or none while the queue runs."""
+
+    __tablename__ = "pause"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    paused_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    paused_by: Mapped[str] = mapped_column(String(200))
+    why: Mapped[str] = mapped_column(String(2000))
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_pause"),)
