@@ -27,6 +27,8 @@ LAYERS = """
     config
     manifest settings
     data db hidden metrics
+    events
+    rules
     queue sandbox scoring
     executors inspection job lalm lineup scoretable uncertainty
     board conditions doctor estimate intake provision weights

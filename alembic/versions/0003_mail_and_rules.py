@@ -172,6 +172,7 @@ def upgrade() -> None:
         sa.Column("submission_id", sa.String(length=12), nullable=True),
         sa.Column("job_id", sa.Integer(), nullable=True),
         sa.Column("details", sa.JSON(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(
             ["job_id"],
             ["job.id"],
@@ -181,6 +182,7 @@ def upgrade() -> None:
             ["submission.id"],
         ),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("digest"),
     )
     op.create_index("event_by_submission", "event", ["submission_id", "id"], unique=False)
     if op.get_bind().dialect.name == "sqlite":

@@ -76,7 +76,10 @@ class Verdict(Base):
 
 
 class Event(Base):
-    """Who did what (an `Action`), and when. Rows are only ever added: the database refuses to change or delete one."""
+    """Who did what (an `Action`), and when. Rows are only ever added: the database refuses to change or delete one.
+
+    `digest` is over the row and the digest of the one before it (see `ranker.events`).
+    """
 
     __tablename__ = "event"
 
@@ -87,5 +90,6 @@ class Event(Base):
     submission_id: Mapped[str | None] = mapped_column(ForeignKey("submission.id"))
     job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
     details: Mapped[dict[str, Any]] = mapped_column(JSON)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
 
     __table_args__ = (Index("event_by_submission", "submission_id", "id"),)
