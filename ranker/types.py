@@ -93,6 +93,20 @@ class ReplyState(StrEnum):
     DROPPED = "dropped"
 
 
+class Tls(StrEnum):
+    """How a connection to a mail server becomes encrypted: from its first byte, or by a command."""
+
+    IMPLICIT = "implicit"
+    STARTTLS = "starttls"
+
+
+class Login(StrEnum):
+    """What a mail server is shown: a password (of the application, best), or a bearer token (XOAUTH2)."""
+
+    PASSWORD = "password"  # noqa: S105  the word, no secret
+    OAUTH2 = "oauth2"
+
+
 class Rule(StrEnum):
     """A rule of the challenge that a submission is judged by, its code apart."""
 
@@ -334,13 +348,23 @@ class EncoderSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a running job tells its watchers. `done` and `total` count the stage's own unit (clips, steps, items)."""
+    """What a running job tells its watchers. `done` and `total` count the stage's own unit (clips, steps, items).
+
+    A handler gives the first five; the worker adds the rest (see `ranker.pace`): `rate` in units per second, the highest
+    memory so far of its own process and of the encoder's in 10^9 bytes, `device` ("cpu" or a GPU's UUID), and `moved_at`,
+    the time of the last change of stage, task or count.
+    """
 
     stage: Stage
     done: int = 0
     total: int = 0
     task: str | None = None
     loss: float | None = None
+    rate: float | None = None
+    memory_gb: float | None = None
+    encoder_memory_gb: float | None = None
+    device: str | None = None
+    moved_at: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the job's `progress` column."""
