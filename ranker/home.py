@@ -28,6 +28,11 @@ class Home:
         return self.root / "submissions"
 
     @property
+    def mail(self) -> Path:
+        """`mail/<sha256>.eml`: messages, as they came."""
+        return self.root / "mail"
+
+    @property
     def runs(self) -> Path:
         """`runs/<submission id>/<job key>/attempt-0001/`: checkpoints, predictions, manifest."""
         return self.root / "runs"

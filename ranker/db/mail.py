@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ranker.db.base import Base, UtcDateTime, one_of
@@ -16,7 +16,9 @@ class Message(Base):
 
     `id` is the first 12 hex digits of `digest` (SHA-256 of the bytes); `message_id` is the header of that name.
     `arrived_at` is the time that counts, `arrived_by` says where it was read from; `dated_at` is what the sender's
-    clock said. `handled_at` is None until all that the message holds has been taken in.
+    clock said. `is_automatic`: no person wrote it (a bounce, an absence notice), so nothing may answer it. `notes` says
+    what was found in it, what was ignored and why, one sentence each. `handled_at` is None until all that the message
+    holds has been taken in.
     """
 
     __tablename__ = "message"
@@ -30,6 +32,8 @@ class Message(Base):
     arrived_at: Mapped[datetime] = mapped_column(UtcDateTime)
     arrived_by: Mapped[str] = mapped_column(String(1000))
     dated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    is_automatic: Mapped[bool]
+    notes: Mapped[list[str]] = mapped_column(JSON, default=list)
     kept_at: Mapped[datetime] = mapped_column(UtcDateTime)
     handled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
