@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import date
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ranker.config import Name, Share, Strict
-from ranker.types import SandboxName
+from ranker.types import Login, SandboxName, Tls
 
 
 class Limits(Strict):
@@ -40,6 +42,15 @@ class ReportLimits(Strict):
 
     max_pages: int = Field(default=6, ge=1)
     max_bytes: int = Field(default=50_000_000, ge=1)
+
+
+class LinkSettings(Strict):
+    """How a file is fetched that a message named by its address only."""
+
+    max_bytes: int = Field(default=20_000_000_000, ge=1)
+    timeout_s: Share = Field(default=7200.0, description="of one command; the next one goes on where it was")
+    idle_timeout_s: Share = Field(default=60.0, description="without a byte; then the server is asked again")
+    allow_http: bool = Field(default=False, description="also addresses without TLS")
 
 
 class BuildPhase(Strict):
@@ -93,6 +104,51 @@ class AuditSettings(Strict):
     false_alarms: Share = Field(default=0.01, lt=1, description="chance that an honest encoder is suspected at all")
 
 
+class MailSettings(Strict):
+    """How messages are read, whichever way they come."""
+
+    own_servers: tuple[str, ...] = Field(
+        default=(),
+        description="hosts whose Received header tells when a message arrived, as they write themselves; `*` may stand",
+    )
+    max_message_bytes: int = Field(default=2_000_000_000, ge=1, description="a longer one is kept, but not looked into")
+
+
+class Imap(Strict):
+    """The mailbox that `ranker inbox` reads. What it is opened with stands in no YAML file: see `ranker.credentials`."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(default=993, ge=1, le=65_535)
+    tls: Tls = Tls.IMPLICIT
+    ca_file: Path | None = Field(default=None, description="certificates to trust; None: those of this machine")
+    user: str = Field(min_length=1)
+    login: Login = Login.PASSWORD
+    secret_file: Path | None = Field(default=None, description="mode 0600; None: RANKER_IMAP_SECRET")
+    folder: str = Field(default="INBOX", min_length=1)
+    done_folder: str | None = Field(default=None, description="None: handled messages stay, and bear `done_flag`")
+    done_flag: str = Field(default="RankerTaken", pattern=r"^[A-Za-z$][A-Za-z0-9_]*$")
+    since: date | None = Field(default=None, description="older messages are none of ours; by the server's own date")
+    max_message_bytes: int = Field(default=200_000_000, ge=1)
+    poll_s: Share = Field(default=60.0, description="between two looks of --watch")
+    timeout_s: Share = 60.0
+
+
+class Smtp(Strict):
+    """How answers leave. Without `host` they are drafted only."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    sender: str = Field(alias="from", min_length=3, description="`Name <address>`")
+    host: str | None = None
+    port: int = Field(default=587, ge=1, le=65_535)
+    tls: Tls = Tls.STARTTLS
+    ca_file: Path | None = Field(default=None, description="certificates to trust; None: those of this machine")
+    user: str | None = Field(default=None, description="None: the server asks for no login")
+    login: Login = Login.PASSWORD
+    secret_file: Path | None = Field(default=None, description="mode 0600; None: RANKER_SMTP_SECRET")
+    timeout_s: Share = 60.0
+
+
 class Service(Strict):
     """How one home is run: configs/service.yaml."""
 
@@ -104,6 +160,7 @@ class Service(Strict):
     limits: Limits = Limits()
     archive: ArchiveLimits = ArchiveLimits()
     report: ReportLimits = ReportLimits()
+    links: LinkSettings = LinkSettings()
     build: BuildPhase = BuildPhase()
     weights: WeightsPhase = WeightsPhase()
     private_hosts: tuple[str, ...] = Field(
@@ -111,6 +168,9 @@ class Service(Strict):
     )
     probes: Probes = Probes()
     audit: AuditSettings = AuditSettings()
+    mail: MailSettings = MailSettings()
+    imap: Imap | None = None
+    smtp: Smtp | None = None
     lease_s: Share = Field(
         default=120.0, description="a job whose worker was not heard of for so long is given to another"
     )
