@@ -6,9 +6,10 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from ranker.config import Name, Share, Strict
+from ranker.deadline import Deadline
 from ranker.types import Login, SandboxName, Tls
 
 
@@ -149,6 +150,30 @@ class Smtp(Strict):
     timeout_s: Share = 60.0
 
 
+class Rules(Strict):
+    """What the challenge asks of a submission beside its code. A fresh home asks for nothing."""
+
+    registration: bool = Field(default=False, description="the sender belongs to a team that was imported")
+    one_team_per_person: bool = False
+    deadline: str | None = Field(default=None, description="with its zone: 2026-02-12T23:59 AoE")
+    grace_minutes: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    report: bool = Field(default=False, description="a technical report, within the limits of `report:`")
+    disclosure: bool = Field(default=False, description="a human found in the report what the encoder was trained on")
+    one_model_per_team: bool = Field(default=False, description="the last valid one counts")
+
+    @field_validator("deadline", mode="before")
+    @classmethod
+    def _with_zone(cls, value: object) -> object:
+        """YAML reads some times by itself; those that it takes for a time without a zone are none."""
+        written = value.isoformat() if isinstance(value, date) else value  # a datetime is a date, too
+        return Deadline.parse(written).text if isinstance(written, str) else written
+
+    @property
+    def closes(self) -> Deadline | None:
+        """The deadline, if there is one."""
+        return None if self.deadline is None else Deadline.parse(self.deadline)
+
+
 class Service(Strict):
     """How one home is run: configs/service.yaml."""
 
@@ -160,6 +185,7 @@ class Service(Strict):
     limits: Limits = Limits()
     archive: ArchiveLimits = ArchiveLimits()
     report: ReportLimits = ReportLimits()
+    rules: Rules = Rules()
     links: LinkSettings = LinkSettings()
     build: BuildPhase = BuildPhase()
     weights: WeightsPhase = WeightsPhase()
