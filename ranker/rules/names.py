@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 
@@ -28,7 +29,7 @@ def folded(name: str) -> str:
 
 
 def skeleton(name: str) -> str:
-    """What names that look alike have in common: without accents and punctuation, in Latin letters where they look so."""
+    """What names that look alike have in common: no accents, no punctuation, Latin letters where they look so."""
     plain = unicodedata.normalize("NFKD", name).translate(_LOOKS_LIKE).casefold()
     letters = "".join(char for char in unicodedata.normalize("NFKD", plain) if char.isalnum() or char == "|")
     return letters.translate(_DRAWN_ALIKE).replace("rn", "m")
@@ -42,15 +43,13 @@ def is_address(text: str) -> bool:
 def mailbox(address: str) -> str:
     """Whose mailbox an address is: addresses that lead to one are equal here.
 
-    Case does not matter; a domain is written as DNS knows it (IDNA); what follows a plus in the local part is its owner's
-    own mark (RFC 5233); Google ignores dots in it, and calls gmail.com googlemail.com.
+    Case does not matter; a domain is written as DNS knows it (IDNA); what follows a plus in the local part is its
+    owner's own mark (RFC 5233); Google ignores dots in it, and calls gmail.com googlemail.com.
     """
     local, _, domain = unicodedata.normalize("NFKC", address).strip().casefold().rpartition("@")
     domain = domain.rstrip(".")
-    try:
+    with contextlib.suppress(UnicodeError):  # no name of DNS: compared as it stands
         domain = domain.encode("idna").decode("ascii")
-    except UnicodeError:
-        pass  # no name of DNS: compared as it stands
     local = local.partition("+")[0] or local
     if domain in _GMAIL:
         local, domain = local.replace(".", ""), "gmail.com"
