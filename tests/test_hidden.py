@@ -28,11 +28,11 @@ from ranker.evaluation import evaluate
 from ranker.hidden import load_benchmark, merged
 from ranker.home import Home
 from ranker.job import JobContext
+from ranker.perform import blame
 from ranker.queue import claim, enqueue, finish
 from ranker.service import Ranker, Wanted
 from ranker.types import Condition, Fault, Group, JobKind, Part, Progress, Stage
 from ranker.weights import only_trainer
-from ranker.worker import blame
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 HIDDEN_STEPS = 3

@@ -32,10 +32,11 @@ from ranker.errors import (
 )
 from ranker.home import Home
 from ranker.job import JobContext, Outcome
+from ranker.perform import EXIT_STOPPED, StopSignal, blame
 from ranker.queue import NewScore
 from ranker.settings import Service
 from ranker.types import Fault, JobKind, Progress, Stage, Status
-from ranker.worker import EXIT_DONE, EXIT_ORGANIZER, EXIT_STOPPED, StopSignal, blame, work
+from ranker.worker import EXIT_DONE, EXIT_ORGANIZER, work
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 TEAM = "a" * 12
