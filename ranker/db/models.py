@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     CheckConstraint,
     Float,
     ForeignKey,
@@ -105,7 +106,8 @@ class Job(Base):
         CheckConstraint("(status = 'running') = (worker IS NOT NULL)", name="job_worker_while_running"),
         CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="job_lease_while_running"),
         CheckConstraint("(status = 'failed') = (fault IS NOT NULL)", name="job_fault_when_failed"),
-        Index("job_claim", "status", "not_before", "id"),
+        # In the order of claims; with `not_before` in it, jobs that are not due are passed over without being read.
+        Index("job_claim", "status", priority.desc(), "id", "not_before"),
     )
 
     @property
@@ -143,7 +145,9 @@ class Score(Base):
 
 
 class JobAttempt(Base):
-    """One claim of a job, and how it ended; `ending` is None while it runs. Never deleted: the history of a job."""
+    """One claim of a job, and how it ended; `ending` is None while it runs. The history of a job: the database refuses
+    to delete one, or to change one that has ended.
+    """
 
     __tablename__ = "job_attempt"
 
@@ -162,6 +166,11 @@ class JobAttempt(Base):
         CheckConstraint(f"ending IS NULL OR {one_of('ending', Ending)}", name="attempt_ending"),
         CheckConstraint(f"fault IS NULL OR {one_of('fault', Fault)}", name="attempt_fault"),
         CheckConstraint("(ending IS NULL) = (ended_at IS NULL)", name="attempt_ended_with_ending"),
+        CheckConstraint(
+            "(fault IS NOT NULL) = (ending IS NOT NULL AND ending IN ('failed', 'lost'))",
+            name="attempt_fault_when_failed",
+        ),
+        CheckConstraint("number >= 1", name="attempt_number"),
         # At most one live attempt of a job, whatever the code above does.
         Index(
             "attempt_live",
@@ -174,7 +183,10 @@ class JobAttempt(Base):
 
 
 class Pause(Base):
-    """Why no job is handed out at present; the table holds one row, or none while the queue runs."""
+    """Why no job is handed out at present; the table holds one row, or none while the queue runs.
+
+    `give_back`: workers give running jobs back where that loses nothing; else they end what they have begun.
+    """
 
     __tablename__ = "pause"
 
@@ -182,5 +194,6 @@ class Pause(Base):
     paused_at: Mapped[datetime] = mapped_column(UtcDateTime)
     paused_by: Mapped[str] = mapped_column(String(200))
     why: Mapped[str] = mapped_column(String(2000))
+    give_back: Mapped[bool] = mapped_column(Boolean)
 
     __table_args__ = (CheckConstraint("id = 1", name="one_pause"),)
