@@ -22,7 +22,7 @@ from ranker.home import Home
 from ranker.intake.archive import describe
 from ranker.intake.check import examine
 from ranker.intake.frozen import freeze
-from ranker.intake.receive import WEIGHTS_NAME, receive, submission_folder
+from ranker.intake.receive import WEIGHTS_NAME, handed_in, receive, submission_folder
 from ranker.job import SubmissionSnapshot
 from ranker.sandbox.base import Availability
 from ranker.sandbox.check import CheckResult
@@ -100,7 +100,8 @@ def kept(
 ) -> SubmissionSnapshot:
     """Receive a file; the submission as a worker sees it."""
     with session(engine) as writing:
-        found = receive(home, writing, file, team="t", report=report, encoder=encoder, now=NOW).submission
+        arrival = handed_in(file, report=report, now=NOW)
+        found = receive(home, writing, arrival, team="t", encoder=encoder, now=NOW).submission
         return SubmissionSnapshot(
             id=found.id, digest=found.digest, team=found.team, encoder_override=found.encoder_override, check=None
         )

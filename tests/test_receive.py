@@ -17,7 +17,7 @@ from ranker.db.models import Job, Submission
 from ranker.db.session import connect, open_database, session
 from ranker.errors import ParticipantError, UsageError
 from ranker.home import Home
-from ranker.intake.receive import MAX_TEAM_LENGTH, Received, receive, submission_folder, team_name
+from ranker.intake.receive import MAX_TEAM_LENGTH, Received, handed_in, receive, submission_folder, team_name
 from ranker.types import Condition, Fault, JobKind, Precision, Status
 
 NOW = datetime(2026, 2, 12, 23, 59, tzinfo=UTC)
@@ -62,8 +62,9 @@ def take(
     encoder: str | None = None,
     now: datetime = NOW,
 ) -> Received:
+    arrival = handed_in(file, report=report, now=now)
     with session(engine) as writing:
-        return receive(home, writing, file, team=team, report=report, encoder=encoder, now=now)
+        return receive(home, writing, arrival, team=team, encoder=encoder, now=now)
 
 
 def finish_check(engine: Engine, fault: Fault | None) -> None:

@@ -6,22 +6,29 @@ import hashlib
 import os
 import re
 import unicodedata
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ranker import queue
+from ranker.db.mail import Delivery
 from ranker.db.models import Job, Submission
+from ranker.db.rules import Team, TeamAddress
 from ranker.durable import flush
 from ranker.errors import InfraError, ParticipantError, UsageError
+from ranker.events import record, whoami
 from ranker.home import Home
 from ranker.intake.archive import odd_characters
+from ranker.intake.arrivals import Arrival
 from ranker.intake.hosts import is_newer_than_check
 from ranker.intake.staging import place, staging_folder
-from ranker.types import JobKind, Status
+from ranker.rules.names import mailbox
+from ranker.types import Action, Channel, JobKind, Status
 
 ARCHIVE_NAME = "submission.zip"
 REPORT_NAME = "report.pdf"
@@ -36,12 +43,26 @@ _ENCODER = re.compile(r"[^:]+\.py(:[^\W\d]\w*)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """What became of a file. `is_queued`: whether its check is still to be done (job `job_id`), or is being done."""
+    """What became of a file. `is_queued`: whether its check is still to be done (job `job_id`), or is being done.
+
+    `remark` is a sentence for the organizer where the same bytes had come before from somebody else.
+    """
 
     submission: Submission
     job_id: int
     is_new: bool
     is_queued: bool
+    remark: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Bytes that lie flushed in their place: of the ZIP, and of its report, which waits in `staging`."""
+
+    digest: str
+    size: int
+    report_digest: str | None
+    staging: Path
 
 
 def submission_folder(home: Home, digest: str) -> Path:
@@ -49,64 +70,172 @@ def submission_folder(home: Home, digest: str) -> Path:
     return home.submissions / digest
 
 
-def receive(
-    home: Home,
-    session: Session,
-    file: Path,
-    *,
-    team: str | None,
-    report: Path | None,
-    encoder: str | None,
-    now: datetime,
-) -> Received:
-    """Keep a ZIP, record it as a submission of `team` (None: the file's stem), and queue its check.
+def handed_in(file: Path, *, report: Path | None, now: datetime) -> Arrival:
+    """A ZIP that an organizer has as a file: it came when it was first handed in here."""
+    return Arrival(
+        file=file,
+        name=shown(file.name),
+        channel=Channel.FILE,
+        source=f"file {shown(file.name)}"[:400],
+        sender=None,
+        arrived_at=now,
+        arrived_by="the clock of this machine when the file was handed in",
+        message_id=None,
+        report=report,
+    )
 
-    The same bytes again are recognised: an added report or another `encoder` is recorded and checked again, and so is
-    a submission whose unpacked tree is gone, or for which a host was allowed since; anything else leaves things as they
-    are. Killed at any moment, the same call completes what is missing. The copying is done before the session's first
-    statement, so that nobody waits for the database meanwhile; the caller commits.
+
+def receive(
+    home: Home, session: Session, arrival: Arrival, *, team: str | None, encoder: str | None, now: datetime
+) -> Received:
+    """Keep a ZIP, record it as a submission, with how it came, and queue its check.
+
+    Its team is the registered one of its sender, else `team`, else the stem of its name. The same bytes again are
+    recognised: how they came is recorded too, the earliest time counts, an added report or another `encoder` is
+    recorded and checked again, and so is a submission whose unpacked tree is gone, or for which a host was allowed
+    since; anything else leaves things as they are. Killed at any moment, the same call completes what is missing. The copying
+    is done before the session's first statement, so that nobody waits for the database meanwhile; the caller commits.
     Raises UsageError (no such file, bad name, bytes that are another team's), ParticipantError, InfraError.
     """
     if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
         raise UsageError(f"--encoder {encoder!r} is not understood; expected FILE.py or FILE.py:CLASS")
     # Given names are judged before bytes are kept; a stem only where it is needed, for known bytes have their team.
     given_team = None if team is None else team_name(team)
-    for path in (file, report):
+    for path in (arrival.file, arrival.report):
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: there is no such file; expected a submission's ZIP, and its report as a PDF")
     try:
-        with ExitStack() as stack:
-            staging = stack.enter_context(staging_folder(home.submissions, _STAGING_PREFIX))
-            digest, size = _keep(file, staging / ARCHIVE_NAME)
-            report_digest = None if report is None else _keep(report, staging / REPORT_NAME)[0]
-            folder = submission_folder(home, digest)
-            if not (folder / ARCHIVE_NAME).is_file():
-                folder.mkdir(exist_ok=True)
-                place(staging / ARCHIVE_NAME, folder / ARCHIVE_NAME)
-                flush(home.submissions)
-            submission = _known(session, digest, given_team)
-            is_new = submission is None
-            if submission is None:
-                submission = Submission(
-                    id=digest[:12],
-                    digest=digest,
-                    team=given_team or team_name(file.stem),
-                    file_name=_shown(file.name),
-                    size_bytes=size,
-                    received_at=now,
-                )
-                session.add(submission)
-                (folder / REPORT_NAME).unlink(missing_ok=True)  # of a call that was killed
-            changed = _amend(submission, encoder, report_digest)
-            if report_digest is not None:
-                place(staging / REPORT_NAME, folder / REPORT_NAME)
-            again = changed or _is_lost(folder, submission) or is_newer_than_check(submission)
-            job = _queue_check(session, submission, again=again, now=now)
+        with kept(home, arrival) as found:
+            return _record(home, session, arrival, found, team=given_team, encoder=encoder, now=now)
     except OSError as error:
-        raise InfraError(f"{file} could not be kept under {home.submissions}: {error}; is the disk full?") from error
+        raise InfraError(
+            f"{arrival.name} could not be kept under {home.submissions}: {error.strerror or error}; is the disk full,"
+            " or may it not be written to? Nothing is lost: with room, the same command goes on"
+        ) from error
+
+
+@contextmanager
+def kept(home: Home, arrival: Arrival) -> Iterator[Kept]:
+    """The bytes of an arrival, copied, flushed and in their place, before anybody looks at what they are. Raises
+    OSError.
+    """
+    with staging_folder(home.submissions, _STAGING_PREFIX) as staging:
+        digest, size = _copy(arrival.file, staging / ARCHIVE_NAME)
+        report_digest = None if arrival.report is None else _copy(arrival.report, staging / REPORT_NAME)[0]
+        folder = submission_folder(home, digest)
+        if not (folder / ARCHIVE_NAME).is_file():
+            folder.mkdir(exist_ok=True)
+            place(staging / ARCHIVE_NAME, folder / ARCHIVE_NAME)
+            flush(home.submissions)
+        yield Kept(digest=digest, size=size, report_digest=report_digest, staging=staging)
+
+
+def _record(
+    home: Home,
+    session: Session,
+    arrival: Arrival,
+    found: Kept,
+    *,
+    team: str | None,
+    encoder: str | None,
+    now: datetime,
+) -> Received:
+    """Everything that the database is to say about kept bytes, in the caller's transaction."""
+    folder = submission_folder(home, found.digest)
+    of_sender = None if arrival.sender is None else registered_team(session, arrival.sender)
+    submission = _known(session, found.digest, team if arrival.sender is None else None)
+    is_new = submission is None
+    if submission is None:
+        submission = Submission(
+            id=found.digest[:12],
+            digest=found.digest,
+            team=of_sender or team or team_name(Path(arrival.name).stem),
+            file_name=arrival.name[:300],
+            size_bytes=found.size,
+            received_at=arrival.arrived_at,
+        )
+        session.add(submission)
+        (folder / REPORT_NAME).unlink(missing_ok=True)  # of a call that was killed
+    remark = None if is_new else _told_apart(session, submission, arrival, of_sender or team)
+    changed = False if remark is not None else _amend(submission, encoder, found.report_digest)
+    if found.report_digest is not None and remark is None:
+        place(found.staging / REPORT_NAME, folder / REPORT_NAME)
+    again = changed or _is_lost(folder, submission) or is_newer_than_check(submission)
+    job = _queue_check(session, submission, again=again, now=now)
+    _deliver(session, submission, arrival, changed=changed, remark=remark, now=now)
     return Received(
-        submission=submission, job_id=job.id, is_new=is_new, is_queued=job.status in {Status.QUEUED, Status.RUNNING}
+        submission=submission,
+        job_id=job.id,
+        is_new=is_new,
+        is_queued=job.status in {Status.QUEUED, Status.RUNNING},
+        remark=remark,
     )
+
+
+def registered_team(session: Session, sender: str) -> str | None:
+    """The team that writes from this address; None if none is registered with it."""
+    query = select(Team.name).join(TeamAddress).where(TeamAddress.address == mailbox(sender))
+    return session.scalar(query)
+
+
+def _told_apart(session: Session, submission: Submission, arrival: Arrival, claimed: str | None) -> str | None:
+    """What is odd about who sent these bytes: somebody else has sent them before. None if nothing is.
+
+    `claimed`: the team that they came from, as far as it is known.
+    """
+    first = session.scalar(select(Delivery).where(Delivery.submission_id == submission.id).order_by(Delivery.id))
+    if arrival.sender is None or claimed == submission.team:
+        return None
+    came_from = None if first is None else first.sender
+    if claimed is None and (came_from is None or mailbox(came_from) == mailbox(arrival.sender)):
+        return None
+    whose = "" if claimed is None else f" (team {claimed!r})"
+    return (
+        f"{arrival.name} of {arrival.sender}{whose} holds the same bytes as submission {submission.id} of team"
+        f" {submission.team!r}, which came from {came_from or 'a file'}; this arrival is recorded, and nothing else was"
+        " changed: ask both which of them wrote it"
+    )
+
+
+def _deliver(
+    session: Session,
+    submission: Submission,
+    arrival: Arrival,
+    *,
+    changed: bool,
+    remark: str | None,
+    now: datetime,
+) -> None:
+    """Record how the bytes came, once; the earliest time of arrival from the team itself counts."""
+    same = select(Delivery).where(Delivery.submission_id == submission.id, Delivery.source == arrival.source)
+    is_known = session.scalar(same) is not None
+    if not is_known:
+        session.add(
+            Delivery(
+                submission_id=submission.id,
+                message_id=arrival.message_id,
+                channel=arrival.channel,
+                source=arrival.source,
+                sender=arrival.sender,
+                arrived_at=arrival.arrived_at,
+                arrived_by=arrival.arrived_by,
+            )
+        )
+    if remark is None:
+        submission.received_at = min(submission.received_at, arrival.arrived_at)
+    if not is_known or changed:
+        record(
+            session,
+            actor=whoami(),
+            action=Action.INGEST,
+            submission_id=submission.id,
+            now=now,
+            team=submission.team,
+            name=arrival.name,
+            source=arrival.source,
+            sender=arrival.sender,
+            remark=remark,
+        )
 
 
 def team_name(name: str) -> str:
@@ -123,7 +252,7 @@ def team_name(name: str) -> str:
     return kept
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A file's name for people to read: what a terminal or a page would misread is written as U+001B and the like."""
     return "".join(f"<U+{ord(each):04X}>" if odd_characters(each) else each for each in name)
 
@@ -137,7 +266,7 @@ def _is_lost(folder: Path, submission: Submission) -> bool:
     return bool(checked) and not all((folder / name).is_dir() for name in names)
 
 
-def _keep(source: Path, target: Path) -> tuple[str, int]:
+def _copy(source: Path, target: Path) -> tuple[str, int]:
     """Copy and flush a file; its SHA-256 and its size, of what was written."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as read, target.open("xb") as write:

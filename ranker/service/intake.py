@@ -20,10 +20,12 @@ class Intake(Opened):
 
     def receive(self, file: Path, *, team: str | None, report: Path | None, encoder: str | None) -> Received:
         """Store and record one ZIP, and queue its check."""
-        from ranker.intake.receive import receive
+        from ranker.intake.receive import handed_in, receive
 
+        now = datetime.now(UTC)
+        arrival = handed_in(file, report=report, now=now)
         with self.open() as engine, session(engine) as writing:
-            return receive(self.home, writing, file, team=team, report=report, encoder=encoder, now=datetime.now(UTC))
+            return receive(self.home, writing, arrival, team=team, encoder=encoder, now=now)
 
     def allow_host(self, name: str, host: str) -> list[dict[str, str]]:
         """Let a submission's constructor ask one more host at intake; all that it may ask so, by whom and since when.
