@@ -37,7 +37,8 @@ class JobContext:
 
     `run_folder` is this attempt's own (`job_folder(...)/attempt-0001`); earlier attempts' folders lie beside it.
     `report` tells the watchers how far the job is. It may be called as often as is convenient, and raises
-    LeaseLostError once the job was given to another attempt: let it through.
+    LeaseLostError once the job was given to another attempt: let it through. `watch` names a function that tells the
+    highest memory of the job's encoder so far, in bytes.
     """
 
     home: Home
@@ -46,6 +47,7 @@ class JobContext:
     submission: SubmissionSnapshot
     run_folder: Path
     report: Callable[[Progress], None]
+    watch: Callable[[Callable[[], int | None]], None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True)

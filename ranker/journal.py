@@ -1,7 +1,7 @@
 """What a worker writes down: one JSON line per event for programs, text for people, and secrets in neither.
 
-Own code instead of structlog: the standard library's logging carries structured fields in `extra`, libraries log through
-it anyway, and what is left is a formatter and the removal of secrets, which structlog would leave to us too.
+Own code instead of structlog: the standard library's logging carries structured fields in `extra`, libraries log
+through it anyway, and what is left is a formatter and the removal of secrets, which structlog would leave to us too.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def redacted(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Untrusted text made fit for a terminal: all that is not printed as itself is spelt out (`\\x1b`, `\\u202e`).
+    r"""Untrusted text made fit for a terminal: all that is not printed as itself is spelt out (`\x1b`, `\u202e`).
 
     Lines and tabs stay. Nothing that comes out can move the cursor, change a colour or turn the reading direction.
     """
@@ -117,10 +117,9 @@ class EventFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """A record as people read it, with its traceback below."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
         """Secrets are removed."""

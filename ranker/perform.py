@@ -16,13 +16,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ranker import journal
 from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, UsageError, VanishedError
 from ranker.job import Failure, JobContext, Order, Outcome, run_folder
+from ranker.journal import Happening, tell
+from ranker.pace import Gauges, device_of
+from ranker.queue import Claim
 from ranker.types import Fault, JobKind, Progress
 
 log = logging.getLogger("ranker.perform")
@@ -30,7 +35,7 @@ log = logging.getLogger("ranker.perform")
 Handler = Callable[[JobContext], Outcome]
 
 EXIT_STOPPED = 130
-LOG_NAME = "worker.log"
+LOG_NAME = journal.TEXT_NAME
 KILLED_NAME = "encoder-was-killed"
 
 
@@ -119,37 +124,60 @@ def explain(error: Exception, log_path: Path, *, killed_attempts: int) -> Failur
     return Failure(fault=fault, reasons=reasons)
 
 
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send ranker's log, and all that libraries print to file descriptors 1 and 2, to one file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    ranker_log = logging.getLogger("ranker")
-    level = ranker_log.level
-    ranker_log.addHandler(handler)
-    ranker_log.setLevel(logging.INFO)
-    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
-    _flush()
-    try:
-        with path.open("ab") as raw:
-            for descriptor, _ in kept:
-                os.dup2(raw.fileno(), descriptor)
-        yield
-    finally:
-        _flush()
-        for descriptor, copy in kept:
-            os.dup2(copy, descriptor)
-            os.close(copy)
-        ranker_log.setLevel(level)
-        ranker_log.removeHandler(handler)
-        handler.close()
+def recording(folder: Path, claim: Claim) -> AbstractContextManager[None]:
+    """What happens in an attempt goes to two files of its folder; see `ranker.journal.recording`."""
+    bound = {
+        "job": claim.job_id,
+        "attempt": claim.attempt,
+        "submission": claim.submission_id,
+        "track": claim.track,
+        "kind": claim.kind,
+        "worker": claim.worker,
+    }
+    return journal.recording(folder, bound)
 
 
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+def begin(claim: Claim) -> None:
+    """The first event of an attempt."""
+    what = f"attempt {claim.attempt} of job {claim.job_id} ({claim.kind}) by {claim.worker}"
+    tell(log, Happening.BEGUN, what, benchmark=claim.benchmark, seed=claim.seed, pid=os.getpid())
+
+
+def record_failure(error: Exception, failure: Failure) -> None:
+    """Why an attempt ended, with the traceback."""
+    fields = {"fault": failure.fault, "reasons": failure.reasons}
+    log.error("failed, fault: %s", failure.fault, exc_info=error, extra={"event": Happening.FAILED, "fields": fields})
+
+
+class Reporter:
+    """What a handler reports to: progress, completed by what can be read beside the work, goes on to `report`; a change
+    of stage goes to the log.
+    """
+
+    def __init__(self, claim: Claim, report: Callable[[Progress], None]) -> None:
+        device = None if claim.condition is None else claim.condition.device
+        self._gauges = Gauges(device=device_of(device))
+        self._report = report
+        self._last: Progress | None = None
+        self.watch = self._gauges.watch
+
+    def report(self, progress: Progress) -> None:
+        """See `JobContext.report`."""
+        complete = self._gauges.complete(progress, at=time.monotonic(), now=datetime.now(UTC))
+        last, self._last = self._last, complete
+        if last is None or (last.stage, last.task) != (complete.stage, complete.task):
+            what = complete.stage if complete.task is None else f"{complete.stage} {complete.task}"
+            before = None if last is None else last.to_json()
+            tell(
+                log,
+                Happening.STAGE,
+                what,
+                task=complete.task,
+                stage=complete.stage,
+                total=complete.total,
+                before=before,
+            )
+        self._report(complete)
 
 
 def die_with(parent: int) -> None:
@@ -160,7 +188,7 @@ def die_with(parent: int) -> None:
         raise SystemExit(EXIT_STOPPED)
 
 
-def perform(order: Order, tell: Callable[[Mapping[str, Any]], None], handlers: Mapping[JobKind, Handler]) -> None:
+def perform(order: Order, send: Callable[[Mapping[str, Any]], None], handlers: Mapping[JobKind, Handler]) -> None:
     """Do what an order says, in its folder, and tell about it: `progress` now and then, at last `outcome` or `failure`.
 
     An interruption (KeyboardInterrupt) is let through, and nothing is told of it: the order is simply not done.
@@ -169,28 +197,27 @@ def perform(order: Order, tell: Callable[[Mapping[str, Any]], None], handlers: M
     folder.mkdir(parents=True, exist_ok=True)
     claim = order.claim
 
-    def report(progress: Progress) -> None:
-        tell({"progress": progress.to_json()})
-
-    with logging_to(folder / LOG_NAME):
-        log.info("attempt %d of job %d (%s) by %s", claim.attempt, claim.job_id, claim.kind, claim.worker)
+    reporter = Reporter(claim, lambda progress: send({"progress": progress.to_json()}))
+    with recording(folder, claim):
+        begin(claim)
         context = JobContext(
             home=order.home,
             service=order.service,
             claim=claim,
             submission=order.submission,
             run_folder=folder,
-            report=report,
+            report=reporter.report,
+            watch=reporter.watch,
         )
         try:
             outcome = handlers[claim.kind](context)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever a handler does, the coordinator learns of it
             failure = explain(error, folder / LOG_NAME, killed_attempts=order.service.killed_attempts)
-            log.error("failed, fault: %s", failure.fault, exc_info=error)
-            tell({"failure": failure.to_json()})
+            record_failure(error, failure)
+            send({"failure": failure.to_json()})
         else:
             log.info("done; the coordinator records it")
-            tell({"outcome": outcome.to_json()})
+            send({"outcome": outcome.to_json()})
 
 
 def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Handler] = HANDLERS) -> int:
@@ -208,13 +235,13 @@ def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Hand
     order = Order.from_json(json.loads(given.order.read_text(encoding="utf-8")))
     with os.fdopen(given.to, "w", encoding="utf-8") as told:
 
-        def tell(what: Mapping[str, Any]) -> None:
+        def send(what: Mapping[str, Any]) -> None:
             told.write(json.dumps(what) + "\n")
             told.flush()
 
         try:
             with stop.armed():
-                perform(order, tell, handlers)
+                perform(order, send, handlers)
         except KeyboardInterrupt:
             return EXIT_STOPPED
     return 0

@@ -26,7 +26,20 @@ from ranker.db.session import open_database
 from ranker.errors import LeaseLostError
 from ranker.home import Home
 from ranker.job import JobContext, run_folder, snapshot
-from ranker.perform import EXIT_STOPPED, HANDLERS, LOG_NAME, Handler, StopSignal, die_with, explain, logging_to
+from ranker.journal import Happening, tell
+from ranker.perform import (
+    EXIT_STOPPED,
+    HANDLERS,
+    LOG_NAME,
+    Handler,
+    Reporter,
+    StopSignal,
+    begin,
+    die_with,
+    explain,
+    record_failure,
+    recording,
+)
 from ranker.queue import Claim
 from ranker.settings import Service
 from ranker.types import Fault, JobKind, Progress, Status
@@ -79,7 +92,8 @@ class Heart:
                 return
             except SQLAlchemyError as error:
                 # The lease outlives three missed beats; if it runs out all the same, the fence keeps us from writing.
-                log.warning("a heartbeat failed and is tried again: %s", error)
+                what = f"a heartbeat failed and is tried again: {error}"
+                tell(log, Happening.BEAT_FAILED, what, level=logging.WARNING)
                 continue
             written = progress
             next_beat = time.monotonic() + interval_s
@@ -129,41 +143,43 @@ class Worker:
         """Do one claimed job and record how it ended; returns whose fault it was if it failed."""
         folder = run_folder(self.home, claim)
         folder.mkdir(parents=True, exist_ok=True)
-        with logging_to(folder / LOG_NAME):
-            log.info("attempt %d of job %d (%s) by %s", claim.attempt, claim.job_id, claim.kind, claim.worker)
+        with recording(folder, claim):
+            begin(claim)
             try:
                 return self._attempt(claim, folder)
             except LeaseLostError as error:
-                log.warning("%s", error)
+                tell(log, Happening.LEASE_LOST, str(error), level=logging.WARNING)
                 return None
 
     def _attempt(self, claim: Claim, folder: Path) -> Fault | None:
         try:
             with Heart(self.engine, claim, self.service.lease_s) as heart, self.stop.armed():
+                reporter = Reporter(claim, heart.report)
                 context = JobContext(
                     home=self.home,
                     service=self.service,
                     claim=claim,
                     submission=snapshot(self.engine, claim.submission_id),
                     run_folder=folder,
-                    report=heart.report,
+                    report=reporter.report,
+                    watch=reporter.watch,
                 )
                 outcome = self.handlers[claim.kind](context)
             queue.finish(self.engine, claim, now=_now(), result=outcome.result, scores=outcome.scores)
         except KeyboardInterrupt:
-            log.info("stopped by a signal; the job is queued again")
+            tell(log, Happening.GIVEN_BACK, "stopped by a signal; the job is queued again")
             queue.release(self.engine, claim, _now())
             return None
         except LeaseLostError:
             raise
         except Exception as error:  # noqa: BLE001  the only broad one: whatever a handler does, the queue learns of it
             return self._record_failure(claim, error, folder / LOG_NAME)
-        log.info("the job is %s", Status.SUCCEEDED)
+        tell(log, Happening.SUCCEEDED, f"the job is {Status.SUCCEEDED}")
         return None
 
     def _record_failure(self, claim: Claim, error: Exception, log_path: Path) -> Fault:
         failure = explain(error, log_path, killed_attempts=self.service.killed_attempts)
-        log.error("failed, fault: %s", failure.fault, exc_info=error)
+        record_failure(error, failure)
         status = queue.fail(
             self.engine,
             claim,

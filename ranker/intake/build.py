@@ -100,7 +100,7 @@ def _install(sandbox: ServedSandbox, service: Service, lines: list[str], staging
     asked, index = service.build, index_of(service.build)
     reach = policy(index.hosts, urls=[index.url], private=service.private_hosts, max_bytes=asked.max_download_bytes)
     plan_room, room = staging / "plan", staging / "room"
-    with network(reach, _room(plan_room, lines), max_bytes=asked.max_bytes) as way:
+    with network(reach, _room(plan_room, lines), max_bytes=asked.max_bytes, home=sandbox.hidden) as way:
         plan = _pip(sandbox, service, index, way, "--dry-run")
         done = _Report(pip_version=plan.pip_version, install=[])
         if plan.install:

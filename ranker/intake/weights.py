@@ -87,7 +87,7 @@ def fetch(
         room = staging / "room"
         room.mkdir()
         room.chmod(0o777)  # the encoder runs as another user; the folders above are for us alone
-        with network(reach, room, max_bytes=asked.max_bytes, hub_url=asked.hub_url) as way:
+        with network(reach, room, max_bytes=asked.max_bytes, hub_url=asked.hub_url, home=sandbox.hidden) as way:
             refusal = None
             try:
                 if source is None:

@@ -91,7 +91,7 @@ class Bubblewrap(ServedSandbox):
 
         The kernel ends it with the thread that started it: call this from a thread that stays for as long.
         """
-        with cgroup(launch.limits) as group:
+        with cgroup(launch.limits, launch.hidden) as group:
             file = seccomp.compiled_filter(internet=launch.network is not None)
             try:
                 inner = shlex.join(_command(launch, group, file))

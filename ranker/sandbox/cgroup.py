@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ranker.sandbox.owner import is_dead, owner_token
+from ranker.sandbox.owner import is_dead, owned_name
 from ranker.settings import Limits
 
 ROOT = Path("/sys/fs/cgroup")
@@ -68,29 +68,34 @@ _REQUIRED = {"memory.max", "pids.max", "memory.limit_in_bytes"}
 
 
 @contextmanager
-def cgroup(limits: Limits) -> Iterator[Cgroup | None]:
+def cgroup(limits: Limits, home: Path | None = None) -> Iterator[Cgroup | None]:
     """A new group with these limits, removed at the end with all that is in it; None where none can be made."""
-    name = f"{PARENT}/{owner_token()}-{uuid.uuid4().hex[:12]}"
+    name = f"{PARENT}/{owned_name(home)}{uuid.uuid4().hex[:12]}"
     made: list[Path] = []
     try:
         try:
             _make(name, limits, made)
             group = Cgroup(folders=tuple(made))
         except OSError:
-            _remove(made)
+            remove_groups(made)
             made.clear()
             yield None
             return
         yield group
     finally:
-        _remove(made)
+        remove_groups(made)
+
+
+def dead_cgroups() -> list[Path]:
+    """The folders of groups whose owner is dead."""
+    parents = [ROOT / PARENT, *(ROOT / controller / PARENT for controller in ("memory", "pids", "cpu"))]
+    return [folder for parent in parents if parent.is_dir() for folder in parent.iterdir() if is_dead(folder.name)]
 
 
 def reap_cgroups() -> int:
-    """Remove the groups whose owner is dead; how many there were."""
-    parents = [ROOT / PARENT, *(ROOT / controller / PARENT for controller in ("memory", "pids", "cpu"))]
-    left = [folder for parent in parents if parent.is_dir() for folder in parent.iterdir() if is_dead(folder.name)]
-    _remove(left)
+    """Remove them; how many there were."""
+    left = dead_cgroups()
+    remove_groups(left)
     return len(left)
 
 
@@ -134,7 +139,7 @@ def kill_all(folders: Iterable[Path]) -> None:
                     os.kill(int(pid), signal.SIGKILL)
 
 
-def _remove(folders: list[Path]) -> None:
+def remove_groups(folders: list[Path]) -> None:
     """Kill what is still in the group and remove it. A folder is busy until the last process is quite gone."""
     for folder in folders:
         for _ in range(200):

@@ -38,7 +38,7 @@ from ranker.sandbox.environment import (
 from ranker.sandbox.faults import Ending, judge_engine, plain
 from ranker.sandbox.gpu import GpuWatch
 from ranker.sandbox.memory import MemorySource, PeakMemory, group_peak
-from ranker.sandbox.owner import is_dead, owner_token
+from ranker.sandbox.owner import home_mark, is_dead, owner_token
 from ranker.sandbox.seccomp import profile_text
 from ranker.sandbox.serving import ServedSandbox
 from ranker.sandbox.wire import Peer
@@ -47,6 +47,7 @@ from ranker.types import SandboxName
 SKELETON = "ranker-skeleton:1"
 BOOT_LABEL = "org.ranker.boot"
 OWNER_LABEL = "org.ranker.owner"
+HOME_LABEL = "org.ranker.home"
 NATURAL_DEATH_S = 5
 ENGINE_TIMEOUT_S = 60.0
 GPU_OPEN_FILES = 4096
@@ -384,7 +385,7 @@ def _options(launch: Launch, *, own_python: bool, cpus: int) -> dict[str, Any]:
         "tmpfs": tmpfs,
         "ulimits": [Ulimit(name="nofile", soft=files, hard=files), Ulimit(name="core", soft=0, hard=0)],
         "log_config": LogConfig(type="json-file", config={"max-size": f"{limits.log_kb}k", "max-file": "1"}),
-        "labels": {BOOT_LABEL: _boot(), OWNER_LABEL: owner_token()},
+        "labels": {BOOT_LABEL: _boot(), OWNER_LABEL: owner_token(), HOME_LABEL: home_mark(launch.hidden)},
         "stdin_open": False,
         "device_requests": _device_requests(launch.gpu),
     }
@@ -420,11 +421,30 @@ def _boot() -> str:
 
 def reap_orphans() -> int:
     """Remove this machine's encoder containers whose owner is dead; how many there were. Raises as `launch` does."""
-    count = 0
     with _engine() as client:
-        found = _asked(lambda: client.containers.list(all=True, filters={"label": f"{BOOT_LABEL}={_boot()}"}))
+        found = _dead_containers(client, None)
         for container in found:
-            if is_dead(container.labels[OWNER_LABEL]):
+            _remove(container)
+        return len(found)
+
+
+def dead_containers(home: Path) -> list[str]:
+    """Ids of the containers that dead processes made for this home. Raises MissingError where no engine answers."""
+    with _engine(timeout_s=10) as client:
+        return [container.id for container in _dead_containers(client, home)]
+
+
+def remove_container(home: Path, container_id: str) -> bool:
+    """Remove one of `dead_containers`; False if it is none of them (any more). Raises as `launch` does."""
+    with _engine() as client:
+        for container in _dead_containers(client, home):
+            if container.id == container_id:
                 _remove(container)
-                count += 1
-    return count
+                return True
+    return False
+
+
+def _dead_containers(client: DockerClient, home: Path | None) -> list[Any]:
+    wanted = [f"{BOOT_LABEL}={_boot()}"] + ([] if home is None else [f"{HOME_LABEL}={home_mark(home)}"])
+    found = _asked(lambda: client.containers.list(all=True, filters={"label": wanted}))
+    return [container for container in found if is_dead(container.labels[OWNER_LABEL])]

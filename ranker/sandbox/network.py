@@ -41,10 +41,18 @@ class Network:
 
 @contextmanager
 def network(
-    policy: Policy, room: Path, *, max_bytes: int, hub_url: str | None = None, resolve: Resolve = resolve
+    policy: Policy,
+    room: Path,
+    *,
+    max_bytes: int,
+    hub_url: str | None = None,
+    resolve: Resolve = resolve,
+    home: Path | None = None,
 ) -> Iterator[Network]:
-    """A proxy with this policy, until the block ends. What runs in the sandbox may write to `room`, a new folder."""
-    with make_folder() as folder:
+    """A proxy with this policy, until the block ends. What runs in the sandbox may write to `room`, a new folder.
+    `home`: whose it is.
+    """
+    with make_folder(home) as folder:
         path = Path(folder) / "proxy"
         with proxy(path, policy, resolve) as journal:
             yield Network(proxy=path, journal=journal, room=room, max_bytes=max_bytes, hub_url=hub_url)

@@ -5,7 +5,6 @@ asked for.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from ranker.sandbox.base import Availability
 from ranker.sandbox.child import running
 from ranker.sandbox.client import Confined
 from ranker.sandbox.environment import OUTPUT, Launch
+from ranker.sandbox.owner import SCRATCH_PREFIX, make_folder
 from ranker.sandbox.serving import ServedSandbox
 from ranker.types import SandboxName
 
@@ -39,7 +39,7 @@ class NoSandbox(ServedSandbox):
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Confined]:
         """Start the server as a child process; memory, processes and files are not limited."""
-        with tempfile.TemporaryDirectory(prefix="ranker-scratch-") as scratch:
+        with make_folder(launch.hidden, prefix=SCRATCH_PREFIX) as scratch:
             command = launch.command(self._python, confined=False)
             environment = {"TMPDIR": scratch, **launch.environment(confined=False), "HOME": scratch}
             folder = scratch if launch.program is None else launch.seen(OUTPUT, confined=False)

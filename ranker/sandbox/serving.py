@@ -59,7 +59,7 @@ class ServedSandbox(ABC):
     def connect(self, spec: EncoderSpec, limits: Limits, *, network: Network | None = None) -> Iterator[EncoderClient]:
         """A started server that has not touched the submission yet; with `network`, one that may fetch weights."""
         with (
-            make_folder() as folder,
+            make_folder(self.hidden) as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
         ):
             path = Path(folder) / "socket"
