@@ -1,0 +1,284 @@
+"""What a worker does with jobs: claim, keep alive, end, give back; and what is done for workers that died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, and_, or_, select
+from sqlalchemy.orm import Session
+from sqlalchemy.sql import ColumnElement
+
+from ranker.db.models import Job, Score
+from ranker.db.session import session as open_session
+from ranker.errors import LeaseLostError
+from ranker.queue import moves
+from ranker.queue.pausing import PAUSE_POLL_S, pause_for, paused
+from ranker.types import Condition, Ending, Fault, JobKind, Progress, Status
+
+MAX_RETRY_DELAY_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A worker's hold on a job. `attempt` rises with every claim of the job; with `worker` it is the fencing token."""
+
+    job_id: int
+    key: str
+    attempt: int
+    worker: str
+    submission_id: str
+    kind: JobKind
+    benchmark: str | None
+    track: str | None
+    condition: Condition | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewScore:
+    """One task's score as a handler returns it; the fields are those of `ranker.db.models.Score`."""
+
+    task: str
+    metric: str
+    value: float
+    items: int
+    predictions: str
+    blind: float | None = None
+
+
+def claim(
+    engine: Engine, *, worker: str, now: datetime, lease_s: float, job_ids: Collection[int] | None = None
+) -> Claim | None:
+    """Take the job that is due, of the highest priority and then the oldest, for `lease_s` seconds.
+
+    `job_ids`: only one of these (a set, if they are many). None if there is none, or while the queue is paused. Workers
+    that ask in vain take no lock.
+    """
+    with open_session(engine, read_only=True) as reading:
+        if paused(reading) is not None or next(_due(reading, now, job_ids), None) is None:
+            return None
+    with open_session(engine) as session:
+        if paused(session) is not None:
+            return None
+        for job_id in _due(session, now, job_ids):
+            job = session.get(Job, job_id, with_for_update={"skip_locked": True})
+            if job is None or job.status != Status.QUEUED:
+                continue  # on a server, another claim may have been quicker
+            moves.begin(session, job, worker=worker, now=now, lease_s=lease_s)
+            return _claim(job, worker)
+    return None
+
+
+def next_due(engine: Engine, *, now: datetime, job_ids: Collection[int] | None = None) -> datetime | None:
+    """When to ask for a job again: `now` if one is due, later while jobs wait or the queue is paused; None if no job is
+    queued.
+    """
+    with open_session(engine, read_only=True) as reading:
+        waiting = select(Job.id, Job.not_before).where(Job.status == Status.QUEUED).order_by(Job.not_before)
+        times = [at for job_id, at in reading.execute(waiting) if job_ids is None or job_id in job_ids]
+        if not times:
+            return None
+        if paused(reading) is not None:
+            return now + timedelta(seconds=PAUSE_POLL_S)
+        if next(_due(reading, now, job_ids), None) is not None:
+            return now
+        return min(at for at in times if at is not None)
+
+
+def heartbeat(engine: Engine, claim: Claim, *, now: datetime, lease_s: float, progress: Progress | None) -> None:
+    """Prolong the lease, and record progress unless it is None. Raises LeaseLostError if the job is another's now."""
+    with open_session(engine) as session:
+        job = _owned(session, claim)
+        job.lease_expires_at = now + timedelta(seconds=lease_s)
+        if progress is not None:
+            job.progress = progress.to_json()
+
+
+def is_asked_back(engine: Engine, claim: Claim) -> bool:
+    """Whether the worker shall give its job back as soon as that loses nothing (`ranker pause --now`). Takes no lock.
+
+    Raises LeaseLostError if the job is another's now.
+    """
+    with open_session(engine, read_only=True) as reading:
+        columns = select(Job.status, Job.worker, Job.attempt).where(Job.id == claim.job_id)
+        _check_owner(claim, reading.execute(columns).one_or_none())
+        pause = paused(reading)
+        return pause is not None and pause.give_back
+
+
+def finish(engine: Engine, claim: Claim, *, now: datetime, result: dict[str, Any], scores: Sequence[NewScore]) -> None:
+    """Record the result and every score, and that the job succeeded, in one transaction. Raises LeaseLostError."""
+    with open_session(engine) as session:
+        job = _owned(session, claim)
+        moves.end(session, job, Status.SUCCEEDED, Ending.SUCCEEDED, now=now)
+        job.result, job.reasons = result, []
+        session.add_all(
+            Score(
+                job_id=job.id,
+                task=score.task,
+                metric=score.metric,
+                value=score.value,
+                blind=score.blind,
+                items=score.items,
+                predictions=score.predictions,
+            )
+            for score in scores
+        )
+
+
+def fail(
+    engine: Engine,
+    claim: Claim,
+    *,
+    now: datetime,
+    fault: Fault,
+    reasons: Sequence[str],
+    max_infra_attempts: int,
+    retry_delay_s: float,
+) -> Status:
+    """Record a failure; returns the job's new state. Raises LeaseLostError.
+
+    Participant and organizer: FAILED at once; organizer: the queue is paused in the same transaction. Infra: QUEUED
+    again, due after `retry_delay_s` doubled with every failure (at most MAX_RETRY_DELAY_S), until `max_infra_attempts`
+    attempts have failed.
+    """
+    with open_session(engine) as session:
+        job = _owned(session, claim)
+        how = _Failure(ending=Ending.FAILED, reasons=reasons, now=now)
+        if fault is Fault.INFRA:
+            _infra_failure(session, job, how, max_infra_attempts=max_infra_attempts, retry_delay_s=retry_delay_s)
+        else:
+            _give_up(session, job, how, fault)
+        if fault is Fault.ORGANIZER:
+            pause_for(session, job, now)
+        return Status(job.status)
+
+
+def release(engine: Engine, claim: Claim, now: datetime) -> None:
+    """Give an unfinished job back, due at once and without a penalty (Ctrl-C). Raises LeaseLostError."""
+    with open_session(engine) as session:
+        job = _owned(session, claim)
+        moves.end(session, job, Status.QUEUED, Ending.RELEASED, now=now)
+        job.not_before = now
+
+
+def reap(
+    engine: Engine,
+    *,
+    now: datetime,
+    is_dead: Callable[[str], bool],
+    max_infra_attempts: int,
+    lease_s: float | None = None,
+) -> int:
+    """Take running jobs from workers that died or let their lease expire; returns how many jobs there were.
+
+    They are due again at once. A job that took `max_infra_attempts` workers with it fails: it would take the next too.
+    With `lease_s`, the length of leases, one that ends later than any could was given before the clock was set back,
+    and is shortened to that length; its worker, if it lives, prolongs it.
+    """
+    with open_session(engine, read_only=True) as reading:
+        running = [(job.id, job.worker, job.lease_expires_at) for job in _running(reading)]
+    latest = None if lease_s is None else now + timedelta(seconds=lease_s)
+    suspects = [
+        job_id
+        for job_id, worker, expires in running
+        if expires <= now or (latest is not None and expires > latest) or is_dead(worker)
+    ]
+    if not suspects:
+        return 0
+    taken = 0
+    with open_session(engine) as session:
+        for job in _running(session, suspects):
+            if job.lease_expires_at <= now or is_dead(job.worker):
+                word = f"attempt {job.attempt} ended without a word: its worker {job.worker} died or was cut off"
+                how = _Failure(ending=Ending.LOST, reasons=[word], now=now)
+                _infra_failure(session, job, how, max_infra_attempts=max_infra_attempts)
+                taken += 1
+            elif latest is not None and job.lease_expires_at > latest:
+                job.lease_expires_at = latest
+    return taken
+
+
+def _claim(job: Job, worker: str) -> Claim:
+    return Claim(
+        job_id=job.id,
+        key=job.key,
+        attempt=job.attempt,
+        worker=worker,
+        submission_id=job.submission_id,
+        kind=JobKind(job.kind),
+        benchmark=job.benchmark,
+        track=job.track,
+        condition=None if job.condition is None else Condition.from_json(job.condition),
+        seed=job.seed,
+    )
+
+
+def _due(session: Session, now: datetime, job_ids: Collection[int] | None) -> Iterator[int]:
+    """Ids of jobs that may be claimed, first of all the first to be: read one by one from the index `job_claim`."""
+    # A time to wait for that lies further ahead than any delay we give was written before the clock was set back.
+    horizon = now + timedelta(seconds=MAX_RETRY_DELAY_S)
+    is_due: ColumnElement[bool] = and_(
+        Job.status == Status.QUEUED, or_(Job.not_before.is_(None), Job.not_before <= now, Job.not_before > horizon)
+    )
+    query = select(Job.id).where(is_due).order_by(Job.priority.desc(), Job.id)
+    if job_ids is None:
+        query = query.limit(100)  # of these, other claims can have been quicker with all only on a server, for a moment
+    found = session.execute(query.execution_options(yield_per=100)).scalars()
+    return (job_id for job_id in found if job_ids is None or job_id in job_ids)
+
+
+def _running(session: Session, ids: Collection[int] | None = None) -> Iterator[Any]:
+    """Running jobs, locked where they are to be changed (`ids`)."""
+    query = select(Job).where(Job.status == Status.RUNNING).order_by(Job.id)
+    if ids is not None:
+        query = query.where(Job.id.in_(ids)).with_for_update()
+    return iter(session.scalars(query).all())
+
+
+def _owned(session: Session, claim: Claim) -> Job:
+    job = session.get(Job, claim.job_id, with_for_update=True)
+    _check_owner(claim, None if job is None else (job.status, job.worker, job.attempt))
+    assert job is not None
+    return job
+
+
+def _check_owner(claim: Claim, found: Any) -> None:
+    """Whether what the database says (status, worker, attempt) is still this claim. Raises LeaseLostError."""
+    if found is None:
+        raise LeaseLostError(f"job {claim.job_id} is no longer in the database; attempt {claim.attempt} stops here")
+    status, _, attempt = found
+    if tuple(found) != (Status.RUNNING, claim.worker, claim.attempt):
+        raise LeaseLostError(
+            f"job {claim.job_id} is {status} in attempt {attempt}, not running in attempt {claim.attempt} of "
+            f"{claim.worker}: this attempt stops and writes nothing more"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    """How an attempt ended badly, by nobody's act."""
+
+    ending: Ending
+    reasons: Sequence[str]
+    now: datetime
+
+
+def _give_up(session: Session, job: Job, how: _Failure, fault: Fault) -> None:
+    moves.end(session, job, Status.FAILED, how.ending, now=how.now, fault=fault, reasons=how.reasons)
+    job.fault, job.reasons = fault, list(how.reasons)
+
+
+def _infra_failure(
+    session: Session, job: Job, how: _Failure, *, max_infra_attempts: int, retry_delay_s: float = 0.0
+) -> None:
+    job.infra_failures += 1
+    if job.infra_failures >= max_infra_attempts:
+        _give_up(session, job, how, Fault.INFRA)
+        return
+    delay_s = min(retry_delay_s * 2.0 ** (job.infra_failures - 1), MAX_RETRY_DELAY_S)
+    moves.end(session, job, Status.QUEUED, how.ending, now=how.now, fault=Fault.INFRA, reasons=how.reasons)
+    job.reasons, job.not_before = list(how.reasons), how.now + timedelta(seconds=delay_s)
