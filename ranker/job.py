@@ -38,7 +38,8 @@ class JobContext:
     `run_folder` is this attempt's own (`job_folder(...)/attempt-0001`); earlier attempts' folders lie beside it.
     `report` tells the watchers how far the job is. It may be called as often as is convenient, and raises
     LeaseLostError once the job was given to another attempt: let it through. `watch` names a function that tells the
-    highest memory of the job's encoder so far, in bytes.
+    highest memory of the job's encoder so far, in bytes. `rest` is to be called where stopping loses little: it raises
+    KeyboardInterrupt if the job is asked back.
     """
 
     home: Home
@@ -48,6 +49,7 @@ class JobContext:
     run_folder: Path
     report: Callable[[Progress], None]
     watch: Callable[[Callable[[], int | None]], None] = lambda _: None
+    rest: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -65,11 +66,27 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = False
         self._armed = False
+        self._main: int | None = None
 
     def install(self) -> None:
-        """Take over both signals of this process; call it from the main thread."""
+        """Take over the signals of this process; call it from the main thread."""
         signal.signal(signal.SIGTERM, self._receive)
         signal.signal(signal.SIGINT, self._receive)
+        signal.signal(signal.SIGUSR1, self._drop)
+        self._main = threading.get_ident()
+
+    def drop(self) -> None:
+        """From another thread: end what the main thread does where it is armed, like a signal, but not the process.
+
+        Elsewhere nothing happens, and nothing is remembered. Without `install`, nothing happens at all.
+        """
+        if self._main is not None:
+            signal.pthread_kill(self._main, signal.SIGUSR1)
+
+    def _drop(self, _number: int, _frame: FrameType | None) -> None:
+        if self._armed:
+            self._armed = False
+            raise KeyboardInterrupt
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True

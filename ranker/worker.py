@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,12 +52,20 @@ PROGRESS_INTERVAL_S = 1.0
 
 
 class Heart:
-    """The thread that keeps a claim alive and writes its latest progress while the main thread works."""
+    """The thread that keeps a claim alive and writes its latest progress while the main thread works.
 
-    def __init__(self, engine: Engine, claim: Claim, lease_s: float) -> None:
+    About once a second it looks whether the job is still ours, and wanted. If it is another's, or was cancelled,
+    `on_lost` is called, in this thread.
+    """
+
+    def __init__(
+        self, engine: Engine, claim: Claim, lease_s: float, on_lost: Callable[[], None] = lambda: None
+    ) -> None:
         self._engine = engine
         self._claim = claim
         self._lease_s = lease_s
+        self._on_lost = on_lost
+        self._asked_back = False
         self._progress: Progress | None = None
         self._lost: LeaseLostError | None = None
         self._stopped = threading.Event()
@@ -77,18 +85,25 @@ class Heart:
         if self._lost is not None:
             raise self._lost
 
+    def rest(self) -> None:
+        """See `JobContext.rest`: raises KeyboardInterrupt, after which the job is given back, if that was asked for."""
+        if self._asked_back:
+            raise KeyboardInterrupt
+
     def _beat(self) -> None:
         interval_s = self._lease_s / 4
         next_beat = time.monotonic() + interval_s
         written: Progress | None = None
         while not self._stopped.wait(min(PROGRESS_INTERVAL_S, interval_s)):
             progress = self._progress
-            if progress is written and time.monotonic() < next_beat:
-                continue
             try:
+                self._asked_back = queue.is_asked_back(self._engine, self._claim)
+                if progress is written and time.monotonic() < next_beat:
+                    continue
                 queue.heartbeat(self._engine, self._claim, now=_now(), lease_s=self._lease_s, progress=progress)
             except LeaseLostError as error:
                 self._lost = error
+                self._on_lost()
                 return
             except SQLAlchemyError as error:
                 # The lease outlives three missed beats; if it runs out all the same, the fence keeps us from writing.
@@ -153,7 +168,7 @@ class Worker:
 
     def _attempt(self, claim: Claim, folder: Path) -> Fault | None:
         try:
-            with Heart(self.engine, claim, self.service.lease_s) as heart, self.stop.armed():
+            with Heart(self.engine, claim, self.service.lease_s, self.stop.drop) as heart, self.stop.armed():
                 reporter = Reporter(claim, heart.report)
                 context = JobContext(
                     home=self.home,
@@ -163,12 +178,13 @@ class Worker:
                     run_folder=folder,
                     report=reporter.report,
                     watch=reporter.watch,
+                    rest=heart.rest,
                 )
                 outcome = self.handlers[claim.kind](context)
             queue.finish(self.engine, claim, now=_now(), result=outcome.result, scores=outcome.scores)
         except KeyboardInterrupt:
-            tell(log, Happening.GIVEN_BACK, "stopped by a signal; the job is queued again")
-            queue.release(self.engine, claim, _now())
+            queue.release(self.engine, claim, _now())  # refused, if it was for the loss of the job
+            tell(log, Happening.GIVEN_BACK, "stopped by a signal, or asked to; the job is queued again")
             return None
         except LeaseLostError:
             raise

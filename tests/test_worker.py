@@ -36,7 +36,7 @@ from ranker.perform import EXIT_STOPPED, StopSignal, blame
 from ranker.queue import NewScore
 from ranker.settings import Service
 from ranker.types import Fault, JobKind, Progress, Stage, Status
-from ranker.worker import EXIT_DONE, EXIT_ORGANIZER, work
+from ranker.worker import EXIT_DONE, EXIT_ORGANIZER, Worker, work
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 TEAM = "a" * 12
@@ -358,6 +358,64 @@ def test_a_second_signal_does_not_break_the_clean_up(engine: Engine, home: Home)
         assert process.wait() == EXIT_STOPPED
     assert (home.root / "cleaned").exists()
     assert job(engine).status == Status.QUEUED
+
+
+def test_a_cancelled_job_stops_though_it_never_reports(engine: Engine, home: Home) -> None:
+    """Attacks `ranker cancel` with a handler that hangs: it is interrupted, cleans up, and the same process goes on with
+    the next job.
+    """
+    enqueue(engine, 1), enqueue(engine, 2)
+    body = textwrap.dedent(
+        f"""
+        if context.claim.seed == 2:
+            return Outcome(result={{"pid": os.getpid()}})
+        try:
+            {ANNOUNCE.strip()}
+            while True: os.sched_yield()
+        finally:
+            (context.home.root / "cleaned").touch()
+        """
+    )
+    with started(home, body) as process:
+        with session(engine) as writing:
+            assert queue.cancel(writing, job_id=1, now=NOW)
+        assert process.wait() == EXIT_DONE
+        assert job(engine, 2).result == {"pid": process.pid}
+    assert (home.root / "cleaned").exists()
+    assert (job(engine, 1).status, job(engine, 2).status) == (Status.CANCELLED, Status.SUCCEEDED)
+
+
+def test_a_job_that_is_asked_back_rests_where_it_loses_nothing(engine: Engine, home: Home) -> None:
+    """Attacks `ranker pause --now`: reports go on, the next rest gives the job back without penalty; a pause that asks
+    for nothing lets it end.
+    """
+    enqueue(engine)
+    said: list[str] = []
+
+    def handler(context: JobContext) -> Outcome:
+        with session(engine) as writing:
+            queue.pause(writing, by="me", why="a fan is loud", now=NOW, give_back=not said)
+        said.append("begun")
+        while len(said) == 1:
+            context.report(Progress(stage=Stage.TRAIN))
+            context.rest()
+        return Outcome(result={})
+
+    stop = StopSignal()
+    worker = Worker(
+        engine=engine, home=home, service=Service(lease_s=0.2), stop=stop, handlers={JobKind.CHECK: handler}
+    )
+    first = queue.claim(engine, worker="w", now=datetime.now(UTC), lease_s=60)
+    assert first is not None
+    assert worker.attempt(first) is None
+    assert (job(engine).status, job(engine).infra_failures, said) == (Status.QUEUED, 0, ["begun"])
+    assert queue.claim(engine, worker="w", now=datetime.now(UTC), lease_s=60) is None
+    with session(engine) as writing:
+        queue.resume(writing)
+    second = queue.claim(engine, worker="w", now=datetime.now(UTC), lease_s=60)
+    assert second is not None
+    assert worker.attempt(second) is None
+    assert job(engine).status == Status.SUCCEEDED
 
 
 def test_a_worker_ends_with_its_parent(engine: Engine, home: Home) -> None:
