@@ -35,7 +35,7 @@ from ranker.db.models import Job
 from ranker.digest import file_digest
 from ranker.errors import MissingError, OrganizerError, UsageError
 from ranker.evaluation import encoder_spec
-from ranker.executors.local import own_gpu
+from ranker.executors.gpus import own_gpu
 from ranker.home import Home
 from ranker.job import SubmissionSnapshot
 from ranker.lalm import decoder as decoders

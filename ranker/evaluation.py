@@ -26,7 +26,7 @@ from ranker.data.shards import scored_clips, training_data
 from ranker.digest import file_digest
 from ranker.durable import whole_file
 from ranker.errors import InfraError, OrganizerError
-from ranker.executors.local import own_gpu
+from ranker.executors.gpus import own_gpu
 from ranker.hidden import load_benchmark
 from ranker.home import Home
 from ranker.intake.archive import describe

@@ -12,7 +12,6 @@ from ranker import overview, queue
 from ranker.conditions import condition_for
 from ranker.config import Benchmark
 from ranker.errors import UsageError
-from ranker.executors.local import gpus
 from ranker.home import Home
 from ranker.overview import SubmissionView
 from ranker.types import Condition, JobKind, Part, Status, SubmissionState
@@ -30,17 +29,22 @@ class Plan:
 
 
 def conditions(
-    home: Home, benchmark: Benchmark, tracks: Sequence[str], *, limit_steps: int | None, sandboxed: bool
+    home: Home,
+    benchmark: Benchmark,
+    tracks: Sequence[str],
+    *,
+    limit_steps: int | None,
+    sandboxed: bool,
+    devices: Sequence[str],
 ) -> list[Condition]:
-    """Of every part of these tracks, as this machine measures it.
+    """Of every part of these tracks, as an executor with these models of GPUs measures it (none: on the CPU).
 
     Raises UsageError where its GPUs differ, MissingError where data or models are not there.
     """
-    devices = sorted({gpu.name for gpu in gpus()})
     if len(devices) > 1:
         raise UsageError(
-            f"this machine has different GPUs ({', '.join(devices)}), whose scores share no board; "
-            "choose those of one model by CUDA_VISIBLE_DEVICES"
+            f"there are different GPUs ({', '.join(devices)}), whose scores share no board; choose those of one model: "
+            "by CUDA_VISIBLE_DEVICES on a machine, by a Ray cluster of one model"
         )
     return [
         condition_for(

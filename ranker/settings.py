@@ -43,6 +43,10 @@ class ReportLimits(Strict):
 
     max_pages: int = Field(default=6, ge=1)
     max_bytes: int = Field(default=50_000_000, ge=1)
+    min_characters: int = Field(default=100, ge=0, description="of text that can be extracted: a scan has none")
+    cpu_s: int = Field(default=20, ge=1, description="processor time that reading it may take")
+    wall_s: Share = 120.0
+    memory_mb: int = Field(default=1024, ge=128)
 
 
 class LinkSettings(Strict):
@@ -174,6 +178,24 @@ class Rules(Strict):
         return None if self.deadline is None else Deadline.parse(self.deadline)
 
 
+class ClusterSettings(Strict):
+    """How jobs run on the machines of a Ray cluster; see docs/cluster.md. Paths are the same on every node."""
+
+    address: str = Field(default="auto", min_length=1, description="auto, or HOST:PORT; --address goes before it")
+    cpus_per_job: int | None = Field(default=None, ge=1, description="None: threads as configured, or with GPUs, 2")
+    shared_folder: Path | None = Field(default=None, description="None: files travel through the object store")
+    node_folder: Path | None = Field(
+        default=None, description="where nodes keep files, `{node}` is a Ray node's id; None: below the cache of models"
+    )
+    data_folder: Path | None = Field(
+        default=None, description="holds <benchmark>/ on every node already; None: the shards travel, once to each node"
+    )
+    node_cache_gb: Share = Field(default=500.0, description="of what came to a node, the least recently used goes")
+    max_result_gb: Share = Field(default=20.0, description="of files that one attempt may send back")
+    start_timeout_s: Share = Field(default=600.0, description="until a placed job must have been heard of")
+    reconnect_s: Share = Field(default=300.0, description="how long the head of a cluster is waited for")
+
+
 class Service(Strict):
     """How one home is run: configs/service.yaml."""
 
@@ -208,3 +230,8 @@ class Service(Strict):
     )
     retry_delay_s: float = Field(default=10.0, ge=0, description="doubled with each attempt")
     cpu_workers: int = Field(default=2, ge=1, description="worker processes on a machine without a GPU")
+    workers_per_gpu: int | None = Field(
+        default=None, ge=1, le=64, description="jobs at the same time; None: as its free memory has room for"
+    )
+    gpu_job_memory_gb: Share = Field(default=38.0, description="GiB that one job needs, its trainer and its encoder")
+    cluster: ClusterSettings = ClusterSettings()

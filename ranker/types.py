@@ -324,6 +324,13 @@ class AuditVerdict(StrEnum):
     COLLAPSES = "collapses"
 
 
+class ExecutorName(StrEnum):
+    """Where jobs are placed: on this machine, or on the machines of a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class SandboxName(StrEnum):
     """Where the encoder runs. AUTO: the first of DOCKER and BUBBLEWRAP that works. NONE: for one's own code only."""
 

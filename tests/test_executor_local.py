@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
@@ -19,7 +20,8 @@ from ranker import queue
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError, OrganizerError
-from ranker.executors.local import Gpu, _environments, driver_gpus, gpus, run, torch_has_cuda
+from ranker.executors.gpus import Gpu, Memory, driver_gpus, gpus, memory, torch_has_cuda
+from ranker.executors.local import Local, environments_of, places
 from ranker.home import Home
 from ranker.settings import Service
 from ranker.types import Fault, JobKind, Status
@@ -70,6 +72,11 @@ def command(home: Home, body: str) -> list[str]:
     script = home.root / "script.py"
     script.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    ")), encoding="utf-8")
     return [sys.executable, str(script)]
+
+
+def run(home: Home, service: Service, ids: list[int], **options: Any) -> None:
+    on_tick = options.pop("on_tick", lambda: None)
+    Local(**options).run(home, service, ids, on_tick=on_tick)
 
 
 def jobs(engine: Engine) -> list[Job]:
@@ -189,9 +196,10 @@ def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Ho
         f"""
         from pathlib import Path
         from ranker.settings import Service
-        from ranker.executors.local import run
+        from ranker.executors.local import Local
         from ranker.home import Home
-        run(Home(root=Path({str(home.root)!r})), Service(retry_delay_s=0), {ids!r}, workers=1, command={worker!r})
+        home, service = Home(root=Path({str(home.root)!r})), Service(retry_delay_s=0)
+        Local(workers=1, command={worker!r}).run(home, service, {ids!r})
         """
     )
     with subprocess.Popen([sys.executable, "-c", code]) as executor:
@@ -209,15 +217,15 @@ def test_all_workers_together_have_no_more_threads_than_there_are_cores(
     """Attacks oversubscription: threads times workers is at most the cores, and each has one at least."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
-    environments = _environments(NO_GPUS, SERVICE, workers, jobs=1000)
+    environments = environments_of(NO_GPUS, SERVICE, workers, jobs=1000)
     threads = [int(environment["OMP_NUM_THREADS"]) for environment in environments]
     assert len(threads) == min(workers, cores)
     assert min(threads) >= 1
     assert sum(threads) <= cores
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert {environment["OMP_NUM_THREADS"] for environment in _environments(NO_GPUS, SERVICE, workers, jobs=1000)} == {
-        "1"
-    }
+    assert {
+        environment["OMP_NUM_THREADS"] for environment in environments_of(NO_GPUS, SERVICE, workers, jobs=1000)
+    } == {"1"}
 
 
 def driver(folder: Path, answer: str, status: int = 0) -> str:
@@ -257,9 +265,9 @@ def test_gpus_are_those_that_cuda_would_see(
 def test_there_is_one_worker_per_gpu() -> None:
     """Attacks placement: each worker sees one GPU, by its UUID, and no two the same."""
     devices = (Gpu(uuid="GPU-11aa", name="H200"), Gpu(uuid="GPU-22bb", name="H200"))
-    seen = [each["CUDA_VISIBLE_DEVICES"] for each in _environments(devices, SERVICE, None, jobs=10)]
+    seen = [each["CUDA_VISIBLE_DEVICES"] for each in environments_of(devices, SERVICE, None, jobs=10)]
     assert seen == ["GPU-11aa", "GPU-22bb"][: len(os.sched_getaffinity(0))]
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in _environments(devices, SERVICE, 1, jobs=10)] == ["GPU-11aa"]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments_of(devices, SERVICE, 1, jobs=10)] == ["GPU-11aa"]
 
 
 def test_a_torch_for_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,6 +278,88 @@ def test_a_torch_for_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with_cuda = subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
     assert torch_has_cuda() == with_cuda
     assert len(gpus()) == (2 if with_cuda else 0)
+
+
+SMI = """#!/bin/sh
+case "$*" in
+  "--query-gpu=uuid,name --format=csv,noheader") cat {folder}/names ;;
+  "--query-gpu=uuid,memory.total,memory.free --format=csv,noheader,nounits") cat {folder}/memory ;;
+  "-L") cat {folder}/list ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Eight cards of 140 GiB, of which `nvidia-smi` tells in its three ways; the folder of its answers."""
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(SMI.format(folder=folder), encoding="ascii")
+    (folder / "nvidia-smi").chmod(0o755)
+    uuids = [f"GPU-{index}0" for index in range(8)]
+    (folder / "names").write_text("".join(f"{uuid}, NVIDIA H200\n" for uuid in uuids))
+    (folder / "memory").write_text("".join(f"{uuid}, 143360, 143000\n" for uuid in uuids))
+    (folder / "list").write_text(
+        "".join(f"GPU {index}: NVIDIA H200 (UUID: {uuid})\n" for index, uuid in enumerate(uuids))
+    )
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return folder
+
+
+def placed(service: Service) -> list[str]:
+    devices = driver_gpus()
+    return [gpu.uuid for gpu in places(devices, service, memory(devices))]
+
+
+def test_jobs_share_a_card_as_its_free_memory_allows(machine: Path) -> None:
+    """Attacks placement on eight cards: three jobs of 38 GiB on each of 140, and every card once before any twice."""
+    found = placed(Service(gpu_job_memory_gb=38))
+    assert len(found) == 24
+    assert found[:8] == found[8:16] == found[16:] == [f"GPU-{index}0" for index in range(8)]
+
+
+def test_a_card_that_others_have_taken_gets_no_job(machine: Path) -> None:
+    """Attacks uneven memory: a full card gets none, a half full one fewer; when all are full, that is said."""
+    free = [143000, 1000, 80000, 143000, 39000, 143000, 143000, 38911]
+    (machine / "memory").write_text("".join(f"GPU-{i}0, 143360, {mib}\n" for i, mib in enumerate(free)))
+    found = placed(Service(gpu_job_memory_gb=38))
+    assert [found.count(f"GPU-{index}0") for index in range(8)] == [3, 0, 2, 3, 1, 3, 3, 0]
+    (machine / "memory").write_text("".join(f"GPU-{i}0, 143360, 1000\n" for i in range(8)))
+    with pytest.raises(InfraError, match=r"no GPU has the 38\.0 GiB free .*GPU-00 has 1\.0 of 140\.0 GiB free"):
+        placed(Service(gpu_job_memory_gb=38))
+
+
+def test_a_number_of_jobs_per_card_is_believed(machine: Path) -> None:
+    """Attacks the setting: with a number, memory is not looked at."""
+    (machine / "memory").write_text("")
+    assert len(placed(Service(workers_per_gpu=2))) == 16
+    assert len(placed(Service())) == 8, "a card that tells nothing has room for one"
+
+
+def test_a_small_card_has_room_for_one(machine: Path) -> None:
+    """Attacks a card below what a job is said to need: whoever has only that one wants to use it."""
+    (machine / "memory").write_text("".join(f"GPU-{i}0, 16384, 16000\n" for i in range(8)))
+    assert len(placed(Service(gpu_job_memory_gb=38))) == 8
+
+
+def test_instances_of_a_divided_card_are_places_of_their_own(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks MIG: CUDA takes the instances' UUIDs, never the whole card's; their size stands in their names."""
+    (machine / "list").write_text(
+        "GPU 0: NVIDIA H200 (UUID: GPU-00)\n"
+        "  MIG 3g.71gb     Device  0: (UUID: MIG-aa)\n"
+        "  MIG 3g.71gb     Device  1: (UUID: MIG-bb)\n"
+        "GPU 1: NVIDIA H200 (UUID: GPU-10)\n"
+    )
+    devices = driver_gpus()
+    assert [gpu.uuid for gpu in devices] == ["MIG-aa", "MIG-bb", *(f"GPU-{index}0" for index in range(1, 8))]
+    assert devices[0].name == "NVIDIA H200 MIG 3g.71gb"
+    assert memory(devices)["MIG-aa"] == Memory(total=71 * 10**9, free=71 * 10**9)
+    assert placed(Service(gpu_job_memory_gb=60)).count("MIG-bb") == 1
+    for visible, expected in (("MIG-bb", ["MIG-bb"]), ("0", ["MIG-aa"]), ("1,MIG-aa", ["GPU-10", "MIG-aa"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [gpu.uuid for gpu in driver_gpus()] == expected
 
 
 def test_a_driver_that_fails_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

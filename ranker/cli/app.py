@@ -20,15 +20,20 @@ from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
 from ranker.cli.estimate import estimate
 from ranker.cli.hosts import allow_host
+from ranker.cli.ingest import check, ingest
 from ranker.cli.inspect import data_inspect
+from ranker.cli.links import links_app
 from ranker.cli.metric import metric
 from ranker.cli.options import (
+    AddressOption,
     BenchmarkOption,
     ConditionOption,
+    ExecutorOption,
     HiddenOption,
     JsonFlag,
     SandboxOption,
     TrackOption,
+    WorkersOption,
     err,
     out,
     print_json,
@@ -36,7 +41,7 @@ from ranker.cli.options import (
 )
 from ranker.cli.progress import JobDisplay
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
-from ranker.types import SubmissionState
+from ranker.types import ExecutorName
 
 if TYPE_CHECKING:
     from ranker.scoretable import Ranked
@@ -51,6 +56,9 @@ app = typer.Typer(
 )
 data_app.command("inspect")(data_inspect)
 app.add_typer(data_app, name="data")
+app.command()(ingest)
+app.command()(check)
+app.add_typer(links_app, name="links")
 app.command("allow-host")(allow_host)
 app.command()(audit)
 app.command()(calibrate)
@@ -112,45 +120,6 @@ def _options(
 
 
 @app.command()
-def ingest(
-    context: typer.Context,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE.zip", exists=True, dir_okay=False, help="Submissions as they came.")
-    ],
-    team: Annotated[str | None, typer.Option("--team", help="The team; default: the file's name without .zip.")] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", exists=True, dir_okay=False, help="The technical report (PDF).")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", metavar="FILE.py[:CLASS]", help="Which class is the encoder.")
-    ] = None,
-    sandbox: SandboxOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Take in submissions: unpack, check, record.
-
-    The encoder is run in the sandbox. A refusal names everything that is wrong. The same file again does no harm.
-    """
-    service: services.Ranker = context.obj
-    if len(files) > 1 and (team or report or encoder):
-        raise UsageError("--team, --report and --encoder belong to one file; give the files one at a time")
-    warn_without_sandbox(service.sandbox(sandbox))
-    received = [service.receive(file, team=team, report=report, encoder=encoder) for file in files]
-    job_ids = [each.job_id for each in received if each.is_queued]
-    with service.open() as engine, JobDisplay(engine, job_ids, err) as display:
-        service.run(job_ids, sandbox=sandbox, on_tick=display.tick)
-    views = [view for each in received for view in service.find([each.submission.digest])]
-    if as_json:
-        print_json([view.to_json() | {"is_new": each.is_new} for view, each in zip(views, received, strict=True)])
-    else:
-        for view, each in zip(views, received, strict=True):
-            out.print(tables.received(view, is_new=each.is_new))
-            tables.print_reasons(out, view.reasons)
-    if any(view.state is SubmissionState.REFUSED for view in views):
-        raise typer.Exit(ParticipantError.exit_code)
-
-
-@app.command()
 def evaluate(
     context: typer.Context,
     submissions: Annotated[
@@ -164,6 +133,9 @@ def evaluate(
     ] = None,
     hidden: HiddenOption = None,
     sandbox: SandboxOption = None,
+    executor: ExecutorOption = ExecutorName.LOCAL,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Run what is missing for these submissions.
 
@@ -174,7 +146,8 @@ def evaluate(
         raise UsageError("say which submissions: ids or teams, or --all")
     warn_without_sandbox(service.sandbox(sandbox))
     wanted = services.Wanted(benchmark=benchmark, track=track, limit_steps=limit_steps, sandbox=sandbox)
-    plan = service.queue_evaluations(submissions, wanted)
+    placing = services.Placing(executor=executor, address=address, workers=workers)
+    plan = service.queue_evaluations(submissions, wanted, placing=placing)
     if plan.demonstration:
         err.print(tables.demonstration(plan.demonstration))
     if not plan.asked:
@@ -182,7 +155,7 @@ def evaluate(
         return
     err.print(Text(f"{len(plan.job_ids)} of {len(plan.asked)} evaluations on {plan.benchmark} are to be done"))
     with service.open() as engine, JobDisplay(engine, plan.job_ids, err) as display:
-        service.run(plan.job_ids, sandbox=sandbox, on_tick=display.tick)
+        service.run(plan.job_ids, sandbox=sandbox, placing=placing, on_tick=display.tick)
     failures = [(view, view.failures_of(plan.asked)) for view in service.find(plan.submission_ids)]
     failures = [(view, reasons) for view, reasons in failures if reasons]
     for view, reasons in failures:

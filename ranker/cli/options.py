@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ranker.types import SandboxName
+from ranker.types import ExecutorName, SandboxName
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -25,6 +25,18 @@ SandboxOption = Annotated[
     typer.Option(
         "--sandbox", help="Where encoders run; default: configs/service.yaml. `none` is for your own code only."
     ),
+]
+ExecutorOption = Annotated[
+    ExecutorName, typer.Option("--executor", help="Do jobs on this machine, or on a Ray cluster (docs/cluster.md).")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT", help="Head of the Ray cluster, or `auto`; default: configs/service.yaml."
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="At most so many jobs at a time; default: as there is room for.")
 ]
 ConditionOption = Annotated[
     str | None, typer.Option("--condition", help="Beginning of a condition's digest, where there are several.")

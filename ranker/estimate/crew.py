@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from ranker.config import Recipe
 from ranker.errors import InfraError
 from ranker.estimate.flops import Row
-from ranker.executors.local import THREAD_VARIABLES, Gpu
+from ranker.executors.gpus import Gpu
+from ranker.executors.local import thread_limits
 from ranker.lalm.features import Excerpt
 from ranker.metrics import Pair
 from ranker.settings import Service
@@ -154,10 +155,7 @@ class Crew:
             return list(threads.map(lambda place: _ask(trial, self._environment(place, number)), range(number)))
 
     def _environment(self, place: int, number: int) -> dict[str, str]:
-        environment = dict(os.environ)
-        for variable in THREAD_VARIABLES:
-            asked = os.environ.get(variable, "")
-            environment[variable] = str(min(self.cores // number, int(asked) if asked.isdecimal() else self.cores))
+        environment = dict(os.environ) | thread_limits(self.cores // number)
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[place].uuid
         return environment

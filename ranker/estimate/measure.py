@@ -33,7 +33,7 @@ from ranker.estimate.crew import (
     Trial,
 )
 from ranker.estimate.flops import DecoderShape, Row, smollm2_135m
-from ranker.executors.local import own_gpu
+from ranker.executors.gpus import own_gpu
 from ranker.lalm import decoder as decoders
 from ranker.lalm.features import encode_calls
 from ranker.lalm.generate import generate_tokens

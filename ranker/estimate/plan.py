@@ -24,7 +24,7 @@ from ranker.estimate.workload import (
     roughly,
     workload,
 )
-from ranker.executors.local import gpus
+from ranker.executors.gpus import gpus
 from ranker.home import Home
 from ranker.lalm import decoder as decoders
 from ranker.metrics import Pair

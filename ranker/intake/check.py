@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from ranker.data.hub import Hub
 from ranker.data.lock import Source
 from ranker.errors import ParticipantError
-from ranker.executors.local import own_gpu
+from ranker.executors.gpus import own_gpu
 from ranker.home import Home
 from ranker.intake import weights
 from ranker.intake.archive import Unpacked, unpack
@@ -28,7 +27,7 @@ from ranker.intake.receive import (
     WEIGHTS_NAME,
     submission_folder,
 )
-from ranker.intake.report import inspect_report
+from ranker.intake.report import examine_report
 from ranker.intake.weights import Fetched
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
 from ranker.sandbox.backends import open_configured
@@ -57,23 +56,23 @@ def examine(
 
     `tree`: digest, number and bytes of the unpacked files; `source`: the fields of EncoderSource; `encoder`: the
     CheckResult of `ranker.sandbox.check`; `environment` and `weights`: what was installed and fetched for it, and what
-    was asked of the network, None where nothing was; `report`: pages and bytes, None without one; `sandbox`: which.
+    was asked of the network, None where nothing was; `report`: the ReportFinding of `ranker.intake.report`, None without
+    one (its problems alone refuse nothing: they are a rule's matter); `sandbox`: which.
     Raises one ParticipantError with every reason that was found in any part; InfraError and MissingError where we fail.
     """
     folder = submission_folder(home, submission.digest)
-    reasons: list[str] = []
     found: dict[str, Any] = {"sandbox": sandbox.name, "report": None}
+    problems: tuple[str, ...] = ()
     report(Progress(stage=Stage.UNPACK))
     if (folder / REPORT_NAME).is_file():
-        with _collected(reasons):
-            found["report"] = dataclasses.asdict(inspect_report(folder / REPORT_NAME, service.report))
-    with _collected(reasons):
+        finding = examine_report(folder / REPORT_NAME, service.report, hidden=home.root)
+        found["report"], problems = finding.to_json(), finding.problems
+    try:
         unpacked = unpack(folder / ARCHIVE_NAME, folder / TREE_NAME, service.archive)
         report(Progress(stage=Stage.CHECK))
-        found |= _try_encoder(home, unpacked, submission, sandbox, service)
-    if reasons:
-        raise ParticipantError(reasons)
-    return found
+        return found | _try_encoder(home, unpacked, submission, sandbox, service)
+    except ParticipantError as refusal:
+        raise ParticipantError([*problems, *refusal.reasons]) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +185,3 @@ def _dated(hub_url: str) -> weights.Dated:
         return Hub(endpoint=hub_url).committed_at(Source(kind=kind, repo=repository, revision=commit))
 
     return asked
-
-
-@contextmanager
-def _collected(reasons: list[str]) -> Iterator[None]:
-    """Keep a refusal's reasons and go on with the other parts."""
-    try:
-        yield
-    except ParticipantError as refusal:
-        reasons += refusal.reasons

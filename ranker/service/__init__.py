@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ranker.errors import MissingError
 from ranker.service.boards import Boards
 from ranker.service.data import Data
-from ranker.service.evaluations import Evaluations, Wanted
+from ranker.service.evaluations import Evaluations, Placing, Wanted
 from ranker.service.intake import Intake
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ranker.doctor import Finding
     from ranker.estimate import Estimate
 
-__all__ = ["MISSING_EXIT_CODE", "Ranker", "Wanted", "estimate_json", "is_lame", "ranking_json"]
+__all__ = ["MISSING_EXIT_CODE", "Placing", "Ranker", "Wanted", "estimate_json", "is_lame", "ranking_json"]
 
 MISSING_EXIT_CODE = MissingError.exit_code
 

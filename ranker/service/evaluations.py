@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ranker.db.session import session
 from ranker.errors import UsageError
 from ranker.service.opened import Opened
-from ranker.types import SandboxName
+from ranker.types import ExecutorName, SandboxName
 
 if TYPE_CHECKING:
     from ranker.audit import Asked, Audit
     from ranker.estimate import Estimate
+    from ranker.executors.base import Executor
     from ranker.planning import Plan
 
 
@@ -28,28 +29,59 @@ class Wanted:
     sandbox: SandboxName | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placing:
+    """Where jobs are done; None means what the configuration says, and as many at a time as there is room for."""
+
+    executor: ExecutorName = ExecutorName.LOCAL
+    address: str | None = None
+    workers: int | None = None
+
+
+HERE = Placing()
+
+
 class Evaluations(Opened):
     """What is ordered of the workers, and what it will cost."""
 
     def run(
-        self, job_ids: Sequence[int], *, sandbox: SandboxName | None, on_tick: Callable[[], None] = lambda: None
+        self,
+        job_ids: Sequence[int],
+        *,
+        sandbox: SandboxName | None,
+        placing: Placing = HERE,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """Do these jobs in worker processes of this machine, until each has ended.
+        """Do these jobs in worker processes of this machine, or where `placing` says, until each has ended.
 
-        Raises MissingError, before any worker starts, if there is no sandbox; else what `executors.local.run` raises.
+        Raises MissingError, before any worker starts, if there is no sandbox on this machine and jobs are done here;
+        else what `executors.base.Executor.run` raises.
         """
-        from ranker.executors import local
         from ranker.sandbox.backends import open_configured
 
         service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
-        if job_ids:
+        executor = self.executor(placing)
+        if job_ids and placing.executor is ExecutorName.LOCAL:
             open_configured(service, self.home.root)
-        local.run(self.home, service, job_ids, on_tick=on_tick)
+        executor.run(self.home, service, job_ids, on_tick=on_tick)
 
-    def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted) -> Plan:
+    def executor(self, placing: Placing) -> Executor:
+        """What places jobs. Raises UsageError for an address without a cluster, MissingError without the extra `ray`."""
+        if placing.executor is ExecutorName.RAY:
+            from ranker.executors.ray import Ray
+
+            return Ray(address=placing.address or self.service.cluster.address, workers=placing.workers)
+        if placing.address is not None:
+            raise UsageError("--address names a Ray cluster: add --executor ray, or leave it out")
+        from ranker.executors.local import Local
+
+        return Local(workers=placing.workers)
+
+    def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted, *, placing: Placing = HERE) -> Plan:
         """Queue the evaluations that these submissions (None: all accepted ones) miss.
 
-        Raises as `ranker.planning.conditions` and `ranker.planning.plan`; nothing is written where data is missing.
+        Raises as `executor`, `ranker.planning.conditions` and `ranker.planning.plan`; nothing is written where data is
+        missing.
         """
         from ranker import planning
 
@@ -60,6 +92,7 @@ class Evaluations(Opened):
             [wanted.track] if wanted.track else list(benchmark.tracks),
             limit_steps=wanted.limit_steps,
             sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
+            devices=self.executor(placing).devices(self.service),
         )
         with self.open() as engine, session(engine) as writing:
             return planning.plan(writing, benchmark, conditions, names=names, now=datetime.now(UTC))
