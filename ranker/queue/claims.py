@@ -172,8 +172,10 @@ def reap(
     is_dead: Callable[[str], bool],
     max_infra_attempts: int,
     lease_s: float | None = None,
+    job_ids: Collection[int] | None = None,
 ) -> int:
-    """Take running jobs from workers that died or let their lease expire; returns how many jobs there were.
+    """Take running jobs (of `job_ids`, or all) from workers that died or let their lease expire; returns how many jobs
+    there were.
 
     They are due again at once. A job that took `max_infra_attempts` workers with it fails: it would take the next too.
     With `lease_s`, the length of leases, one that ends later than any could was given before the clock was set back,
@@ -185,7 +187,8 @@ def reap(
     suspects = [
         job_id
         for job_id, worker, expires in running
-        if expires <= now or (latest is not None and expires > latest) or is_dead(worker)
+        if (job_ids is None or job_id in job_ids)
+        and (expires <= now or (latest is not None and expires > latest) or is_dead(worker))
     ]
     if not suspects:
         return 0
