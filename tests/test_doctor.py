@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from ranker import queue
+from ranker.db.migrate import head_revision
 from ranker.db.models import Submission
 from ranker.db.session import open_database, session
-from ranker.doctor import _CHECKS, Finding, Verdict, _examine, _Patient, examine
+from ranker.doctor import CHECKS, Finding, Patient, Verdict, examine, examine_part
 from ranker.home import Home
 from ranker.settings import Service
 from ranker.types import JobKind, SandboxName
@@ -52,7 +53,7 @@ def engine(home: Home) -> Iterator[Engine]:
 
 
 def find(home: Home, part: str, service: Service | None = None, now: datetime = NOW) -> Finding:
-    found = _examine(part, _Patient(home=home, service=service or Service(), now=now))
+    found = examine_part(part, Patient(home=home, service=service or Service(), now=now))
     assert len(found) == 1
     return found[0]
 
@@ -68,7 +69,7 @@ def program(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, script: st
 def test_an_empty_home_is_examined_whole_and_left_empty(home: Home) -> None:
     """Attacks a first run: each part has its finding, what is to be done has advice, and nothing is created."""
     findings = examine(home, Service(), now=NOW)
-    assert {finding.part for finding in findings} >= set(_CHECKS) - {"NVIDIA container toolkit"}
+    assert {finding.part for finding in findings} >= set(CHECKS) - {"NVIDIA container toolkit"}
     assert all(finding.advice for finding in findings if finding.verdict is not Verdict.OK)
     assert not home.root.exists()
     assert find(home, "benchmark").verdict is Verdict.MISSING
@@ -85,7 +86,7 @@ def test_json_is_plain(home: Home) -> None:
 def test_a_good_database_is_good(engine: Engine, home: Home) -> None:
     """Attacks false alarms: revision and integrity are named, no job is left behind."""
     assert find(home, "database").verdict is Verdict.OK
-    assert "revision 0002, 1 submissions" in find(home, "database").found
+    assert f"revision {head_revision()}, 1 submissions" in find(home, "database").found
     assert find(home, "jobs").found == "0 jobs running, 1 queued, none left behind"
 
 
@@ -194,7 +195,7 @@ def test_an_exploitable_toolkit_is_named(
     """Attacks versions: compared as numbers, not as text; only looked at where there is a GPU."""
     program(monkeypatch, tmp_path, "nvidia-ctk", f"echo '{answer}'")
     program(monkeypatch, tmp_path, "nvidia-smi", "exit 9")
-    assert _examine("NVIDIA container toolkit", _Patient(home=home, service=Service(), now=NOW)) == []
+    assert examine_part("NVIDIA container toolkit", Patient(home=home, service=Service(), now=NOW)) == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program(monkeypatch, tmp_path, "nvidia-smi", "echo 'GPU-1, NVIDIA T4'")
     assert find(home, "NVIDIA container toolkit").verdict is verdict

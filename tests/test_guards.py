@@ -32,8 +32,8 @@ LAYERS = """
     queue sandbox scoring
     job
     executors inspection lalm lineup scoretable uncertainty
-    board conditions doctor estimate intake provision weights
-    calibration likeness
+    board conditions estimate intake provision weights
+    calibration doctor likeness
     evaluation site
     comparison overview perform
     audit outbox planning replies results worker
