@@ -33,6 +33,11 @@ class Home:
         return self.root / "mail"
 
     @property
+    def outbox(self) -> Path:
+        """`outbox/<key>.eml`: answers to senders, drafted and sent."""
+        return self.root / "outbox"
+
+    @property
     def runs(self) -> Path:
         """`runs/<submission id>/<job key>/attempt-0001/`: checkpoints, predictions, manifest."""
         return self.root / "runs"
@@ -41,6 +46,11 @@ class Home:
     def data(self) -> Path:
         """`data/<benchmark>/`: shards and their manifest."""
         return self.root / "data"
+
+    @property
+    def links(self) -> Path:
+        """`links/<part of a digest>/`: what has come so far of files behind links."""
+        return self.root / "links"
 
     @property
     def site(self) -> Path:

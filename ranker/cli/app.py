@@ -20,7 +20,7 @@ from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
 from ranker.cli.estimate import estimate
 from ranker.cli.hosts import allow_host
-from ranker.cli.ingest import check, ingest
+from ranker.cli.ingest import check, ingest, run_checks
 from ranker.cli.inspect import data_inspect
 from ranker.cli.links import links_app
 from ranker.cli.metric import metric
@@ -147,6 +147,8 @@ def evaluate(
     warn_without_sandbox(service.sandbox(sandbox))
     wanted = services.Wanted(benchmark=benchmark, track=track, limit_steps=limit_steps, sandbox=sandbox)
     placing = services.Placing(executor=executor, address=address, workers=workers)
+    if everyone:
+        run_checks(service, list(service.queue_checks(None).values()), sandbox)
     plan = service.queue_evaluations(submissions, wanted, placing=placing)
     if plan.demonstration:
         err.print(tables.demonstration(plan.demonstration))

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class TransferDisplay:
     """A bar per step. Use as a context; `step` and `transfer` are what a fetch reports to."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, verb: str = "fetching") -> None:
         self._console = console
+        self._verb = verb
         self._bar: TaskID | None = None
         self._begun = False
         self._progress = Progress(
@@ -52,7 +53,7 @@ class TransferDisplay:
     def step(self, name: str) -> None:
         """What is fetched next."""
         if not self._console.is_terminal:
-            self._console.print(Text(f"fetching {name}"))
+            self._console.print(Text(f"{self._verb} {name}"))
         self._bar = self._progress.add_task(name, total=None, files="")
         self._begun = False
 

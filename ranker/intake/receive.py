@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,15 +86,23 @@ def handed_in(file: Path, *, report: Path | None, now: datetime) -> Arrival:
 
 
 def receive(
-    home: Home, session: Session, arrival: Arrival, *, team: str | None, encoder: str | None, now: datetime
+    home: Home,
+    session: Session,
+    arrival: Arrival,
+    *,
+    team: str | None,
+    encoder: str | None,
+    now: datetime,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Received:
     """Keep a ZIP, record it as a submission, with how it came, and queue its check.
 
     Its team is the registered one of its sender, else `team`, else the stem of its name. The same bytes again are
     recognised: how they came is recorded too, the earliest time counts, an added report or another `encoder` is
     recorded and checked again, and so is a submission whose unpacked tree is gone, or for which a host was allowed
-    since; anything else leaves things as they are. Killed at any moment, the same call completes what is missing. The copying
-    is done before the session's first statement, so that nobody waits for the database meanwhile; the caller commits.
+    since; anything else leaves things as they are. Killed at any moment, the same call completes what is missing. The
+    copying is done before the session's first statement, so that nobody waits for the database meanwhile; the caller
+    commits.
     Raises UsageError (no such file, bad name, bytes that are another team's), ParticipantError, InfraError.
     """
     if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
@@ -105,7 +113,7 @@ def receive(
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: there is no such file; expected a submission's ZIP, and its report as a PDF")
     try:
-        with kept(home, arrival) as found:
+        with kept(home, arrival, on_bytes) as found:
             return _record(home, session, arrival, found, team=given_team, encoder=encoder, now=now)
     except OSError as error:
         raise InfraError(
@@ -115,12 +123,13 @@ def receive(
 
 
 @contextmanager
-def kept(home: Home, arrival: Arrival) -> Iterator[Kept]:
-    """The bytes of an arrival, copied, flushed and in their place, before anybody looks at what they are. Raises
-    OSError.
+def kept(home: Home, arrival: Arrival, on_bytes: Callable[[int], None] = lambda _: None) -> Iterator[Kept]:
+    """The bytes of an arrival, copied, flushed and in their place, before anybody looks at what they are.
+
+    `on_bytes` is told how many of the ZIP's are copied. Raises OSError.
     """
     with staging_folder(home.submissions, _STAGING_PREFIX) as staging:
-        digest, size = _copy(arrival.file, staging / ARCHIVE_NAME)
+        digest, size = _copy(arrival.file, staging / ARCHIVE_NAME, on_bytes)
         report_digest = None if arrival.report is None else _copy(arrival.report, staging / REPORT_NAME)[0]
         folder = submission_folder(home, digest)
         if not (folder / ARCHIVE_NAME).is_file():
@@ -266,7 +275,7 @@ def _is_lost(folder: Path, submission: Submission) -> bool:
     return bool(checked) and not all((folder / name).is_dir() for name in names)
 
 
-def _copy(source: Path, target: Path) -> tuple[str, int]:
+def _copy(source: Path, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple[str, int]:
     """Copy and flush a file; its SHA-256 and its size, of what was written."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as read, target.open("xb") as write:
@@ -274,6 +283,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
             digest.update(chunk)
             size += len(chunk)
             write.write(chunk)
+            on_bytes(size)
         write.flush()
         os.fchmod(write.fileno(), 0o644)
         os.fsync(write.fileno())
@@ -325,3 +335,16 @@ def _queue_check(session: Session, submission: Submission, *, again: bool, now: 
     return queue.enqueue(
         session, submission_id=submission.id, kind=JobKind.CHECK, condition=None, seed=0, now=now, again=again
     )
+
+
+def open_checks(session: Session, ids: Sequence[str] | None, *, now: datetime) -> dict[str, int]:
+    """Jobs of the checks that are to be done for these submissions (None: for all), by submission: what is queued or
+    running, and what failed by our own fault or was cancelled, which is queued anew. The caller commits.
+    """
+    query = select(Submission.id).order_by(Submission.received_at, Submission.id)
+    found = {}
+    for each in session.scalars(query if ids is None else query.where(Submission.id.in_(ids))).all():
+        job = queue.enqueue(session, submission_id=each, kind=JobKind.CHECK, condition=None, seed=0, now=now)
+        if job.status in {Status.QUEUED, Status.RUNNING}:
+            found[each] = job.id
+    return found

@@ -1,0 +1,202 @@
+"""Taking in whatever was handed in: files, messages, links. One bad thing is one sentence, and does not stop the rest.
+
+Bytes are kept before anybody looks at what they are, one ZIP is one transaction, and nothing is told as taken in before
+its transaction is on the disk. Killed at any moment, the same command completes what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from ranker.data.fetch import OnTransfer, Transfer
+from ranker.db.session import session
+from ranker.errors import InfraError, ParticipantError, RankerError
+from ranker.home import Home
+from ranker.intake import links
+from ranker.intake.arrivals import Arrival
+from ranker.intake.download import shown as shown_url
+from ranker.intake.links import LinkView
+from ranker.intake.receive import Received, handed_in, receive
+from ranker.rules.judging import judge
+from ranker.settings import Service
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What an organizer said beside what they handed in; `report` and `encoder` belong to one file."""
+
+    team: str | None = None
+    report: Path | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What became of one thing that was handed in, or of one ZIP that was in it: `received`, or an `error`.
+
+    A message without a ZIP has neither; `remarks` says then what was found in it. `what` names it for the organizer.
+    """
+
+    what: str
+    received: Received | None = None
+    error: RankerError | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Ingest:
+    """One command's worth of taking in. `on_step` is told what is done next, `on_transfer` how far that is."""
+
+    home: Home
+    engine: Engine
+    service: Service
+    asked: Asked
+    on_step: Callable[[str], None] = lambda _: None
+    on_transfer: OnTransfer = lambda _: None
+
+    def take(self, handed: Sequence[str], numbers: Sequence[int] = ()) -> Iterator[Taken]:
+        """Take in paths and URLs, and mailed links by their `numbers`, one after another.
+
+        Where our own machinery fails (a full disk), the rest is not tried: it would fail too.
+        """
+        for taken in self._all(handed, numbers):
+            yield taken
+            if isinstance(taken.error, InfraError):
+                return
+
+    def _all(self, handed: Sequence[str], numbers: Sequence[int]) -> Iterator[Taken]:
+        yield from self._files([Path(each) for each in handed if not links.is_url(each)])
+        for url in filter(links.is_url, handed):
+            yield from self._link(shown_url(url), partial(links.approved, url=url, now=_now()))
+        for number in numbers:
+            yield from self._link(f"link {number}", partial(links.numbered, number=number))
+
+    def _files(self, paths: Sequence[Path]) -> Iterator[Taken]:
+        if not paths:
+            return
+        self.on_step("submissions")
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        far = _Far(on_transfer=self.on_transfer, bytes_total=sum(sizes), files_total=len(paths))
+        for path, size in zip(paths, sizes, strict=True):
+            arrival = handed_in(path, report=self.asked.report, now=_now())
+            yield self._received(str(path), arrival, on_bytes=far.within)
+            far.whole(size)
+
+    def _link(self, what: str, find: Callable[[Session], list[LinkView]]) -> Iterator[Taken]:
+        """Fetch an address once, and take in what came by each of the links that lead there."""
+        found: list[LinkView] = []
+        try:
+            with _ours(), session(self.engine) as writing:
+                found = find(writing)
+            done = [each for each in found if links.is_done(self.home, each)]
+            for each in done:
+                yield self._received(f"link {each.id}", links.came_before(self.home, each))
+            left = [each for each in found if each not in done]
+            if left:
+                yield from self._fetched(left)
+        except ParticipantError as error:
+            with _ours():
+                for each in found:
+                    links.fail(self.engine, each, why=str(error), now=_now())
+            yield Taken(what=what, error=error)
+        except RankerError as error:
+            yield Taken(what=what, error=error)
+
+    def _fetched(self, found: Sequence[LinkView]) -> Iterator[Taken]:
+        url = found[0].url
+        self.on_step(links.host_of(url))
+        far = _Far(on_transfer=self.on_transfer, files_total=1)
+        with _ours(), links.fetched(self.home, self.service, url, far.beyond) as arrival_by:
+            for link in found:
+                arrival = arrival_by(link)
+                yield self._received(f"link {link.id}", arrival, settle=link)
+
+    def _received(
+        self,
+        what: str,
+        arrival: Arrival,
+        *,
+        settle: LinkView | None = None,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> Taken:
+        """One ZIP in one transaction: kept, recorded, judged by the rules; and the link settled that led to it."""
+        now = _now()
+        try:
+            with _ours(), session(self.engine) as writing:
+                received = receive(
+                    self.home,
+                    writing,
+                    arrival,
+                    team=self.asked.team,
+                    encoder=self.asked.encoder,
+                    now=now,
+                    on_bytes=on_bytes,
+                )
+                if settle is not None:
+                    links.settle(writing, settle, received.submission, arrival, now=now)
+                judge(writing, self.home, received.submission.id, now, rules=self.service.rules)
+        except RankerError as error:
+            return Taken(what=what, error=error)
+        return Taken(what=what, received=received, remarks=(received.remark,) if received.remark else ())
+
+
+@dataclass(kw_only=True)
+class _Far:
+    """How far a step is, told as bytes and files."""
+
+    on_transfer: OnTransfer
+    files_total: int
+    bytes_total: int | None = None
+    bytes_done: int = 0
+    files_done: int = 0
+
+    def within(self, size: int) -> None:
+        """So many bytes of the file that is at work are kept."""
+        self._tell(self.bytes_done + size)
+
+    def beyond(self, size: int, total: int | None) -> None:
+        """So many bytes of the only file have come, of so many as its server says."""
+        self.bytes_total = total
+        self._tell(size)
+
+    def whole(self, size: int) -> None:
+        """A file of this size is dealt with."""
+        self.bytes_done += size
+        self.files_done += 1
+        self._tell(self.bytes_done)
+
+    def _tell(self, bytes_done: int) -> None:
+        self.on_transfer(
+            Transfer(
+                bytes_done=bytes_done,
+                bytes_total=self.bytes_total,
+                files_done=self.files_done,
+                files_total=self.files_total,
+            )
+        )
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Failures of the disk and of the database as our own error, in one sentence."""
+    try:
+        yield
+    except (OSError, DBAPIError) as error:
+        found = error.orig if isinstance(error, DBAPIError) else error
+        raise InfraError(
+            f"the home cannot be written to ({found}); is its disk full, or another user's? Nothing that was taken in"
+            " is lost, and with room the same command completes the rest"
+        ) from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
