@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ranker.errors import ParticipantError
 from ranker.intake.archive import unpack
-from ranker.intake.report import inspect_report
+from ranker.intake.report import examine_report
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.bubblewrap import Bubblewrap
 from ranker.sandbox.check import SHORT_CLIPS_S, check_encoder, find_encoder
@@ -75,7 +75,8 @@ def test_the_report_is_one_page_of_text(packed: Path, name: str) -> None:
     """Reports are read by a program too: words can be taken out, and what was trained on and the licence are said."""
     reader = pypdf.PdfReader(packed / f"{name}.pdf")
     text = reader.pages[0].extract_text()
-    assert inspect_report(packed / f"{name}.pdf", ReportLimits()).pages == 1
+    found = examine_report(packed / f"{name}.pdf", ReportLimits())
+    assert (found.pages, found.problems) == (1, ())
     assert name in text
     assert "Training data" in text
     assert "Licence" in text

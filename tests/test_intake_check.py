@@ -23,6 +23,7 @@ from ranker.intake.archive import describe
 from ranker.intake.check import examine
 from ranker.intake.frozen import freeze
 from ranker.intake.receive import WEIGHTS_NAME, handed_in, receive, submission_folder
+from ranker.intake.report import ReportFinding
 from ranker.job import SubmissionSnapshot
 from ranker.sandbox.base import Availability
 from ranker.sandbox.check import CheckResult
@@ -134,7 +135,7 @@ def test_a_worker_accepts_a_sound_submission(home: Home, engine: Engine, tmp_pat
 
 
 def test_every_part_is_judged_and_all_reasons_come_together(home: Home, engine: Engine, tmp_path: Path) -> None:
-    """A bad report and a bad encoder are told in one refusal, which the worker records as the participant's fault."""
+    """A bad encoder is refused as the participant's fault, and its bad report is told in the same answer."""
     archive = pack(tmp_path / "t.zip", {"broken_encoder.py": BROKEN})
     kept(home, engine, archive, report=pdf(tmp_path / "r.pdf", 7))
     work(home, SERVICE, None, stop=StopSignal())
@@ -144,6 +145,14 @@ def test_every_part_is_judged_and_all_reasons_come_together(home: Home, engine: 
     assert any("7 pages" in reason for reason in job.reasons)
     assert any("output_dim" in reason for reason in job.reasons)
     assert any("(audio, mask)" in reason for reason in job.reasons)
+
+
+def test_a_bad_report_alone_refuses_nothing(home: Home, engine: Engine, tmp_path: Path) -> None:
+    """What a sender can still mend is no refusal of the encoder: the check succeeds, with the finding as evidence."""
+    archive = pack(tmp_path / "t.zip", {"tiny_encoder.py": GOOD.format(name="TinyEncoder")})
+    submission = kept(home, engine, archive, report=pdf(tmp_path / "r.pdf", 7))
+    found = examine(home, SERVICE, submission, NoSandbox(), lambda _: None)
+    assert any("7 pages" in problem for problem in ReportFinding.from_json(found["report"]).problems)
 
 
 def test_a_bad_archive_never_reaches_the_sandbox(home: Home, engine: Engine, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def examine(
 
     `tree`: digest, number and bytes of the unpacked files; `source`: the fields of EncoderSource; `encoder`: the
     CheckResult of `ranker.sandbox.check`; `environment` and `weights`: what was installed and fetched for it, and what
-    was asked of the network, None where nothing was; `report`: the ReportFinding of `ranker.intake.report`, None without
-    one (its problems alone refuse nothing: they are a rule's matter); `sandbox`: which.
+    was asked of the network, None where nothing was; `report`: the ReportFinding of `ranker.intake.report`, None
+    without one (its problems alone refuse nothing: they are a rule's matter); `sandbox`: which.
     Raises one ParticipantError with every reason that was found in any part; InfraError and MissingError where we fail.
     """
     folder = submission_folder(home, submission.digest)

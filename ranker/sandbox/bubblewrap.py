@@ -50,8 +50,8 @@ class Bubblewrap(ServedSandbox):
             version = _run(["bwrap", "--version"]).stdout.split()[-1]
             file = seccomp.compiled_filter()
             try:
-                world = ["--ro-bind", "/usr", "/usr", *_links(), "--seccomp", str(file)]
-                tried = _run([*_namespaces(), *world, "/usr/bin/true"], file)
+                world = ["--ro-bind", "/usr", "/usr", *system_links(), "--seccomp", str(file)]
+                tried = _run([*namespaces(), *world, "/usr/bin/true"], file)
             finally:
                 os.close(file)
         except MissingError as error:
@@ -117,7 +117,8 @@ def _run(command: list[str], *files: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _namespaces() -> list[str]:
+def namespaces() -> list[str]:
+    """The command of bwrap with namespaces of its own: no network, no environment, no privilege but to leave root."""
     bwrap = shutil.which("bwrap") or "bwrap"
     flags = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     flags += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "encoder"]
@@ -126,7 +127,7 @@ def _namespaces() -> list[str]:
     return [*flags, "--unshare-user", "--uid", str(UID), "--gid", str(UID), "--cap-drop", "ALL"]
 
 
-def _links() -> list[str]:
+def system_links() -> list[str]:
     """/bin, /lib and so on as this system has them: links into /usr, or folders of their own."""
     flags: list[str] = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
@@ -140,10 +141,10 @@ def _links() -> list[str]:
 
 def _command(launch: Launch, group: Cgroup | None, seccomp_file: int) -> list[str]:
     folders = python_folders()
-    flags = [*_namespaces(), *_links()]
+    flags = [*namespaces(), *system_links()]
     flags += ["--perms", "1777", "--size", str(launch.limits.scratch_mb * 2**20), "--tmpfs", str(TMP)]
     binds = launch.binds()
-    flags += _parents([*folders, Path("/etc"), *(Path(bind.target).parent for bind in binds)])
+    flags += folders_above([*folders, Path("/etc"), *(Path(bind.target).parent for bind in binds)])
     shown = [(folder, ["--ro-bind", str(folder), str(folder)]) for folder in folders]
     shown += [(folder, ["--tmpfs", str(folder)]) for folder in covered(folders, launch.hidden)]
     for _, mount in sorted(shown, key=lambda pair: len(pair[0].parts)):
@@ -163,7 +164,7 @@ def _command(launch: Launch, group: Cgroup | None, seccomp_file: int) -> list[st
     return [*flags, *launch.command(sys.executable, step_down=step_down)]
 
 
-def _parents(folders: list[Path]) -> list[str]:
+def folders_above(folders: list[Path]) -> list[str]:
     """The folders above the mounts, for all to pass: bwrap itself would make them for root alone where root's own are
     so.
     """
