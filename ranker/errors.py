@@ -8,7 +8,8 @@ RankerError                       1   something on our side
 ├── InfraError                    1   our machine failed (engine died, disk full); retried with back-off
 │   ├── VanishedError             1   the encoder's process was killed, nobody knows by whom; retried a few times
 │   └── LeaseLostError            1   another attempt owns the job now; this one must stop writing
-└── OrganizerError                1   our data or configuration is broken; the queue stops loudly
+├── OrganizerError                1   our data or configuration is broken; the queue stops loudly
+└── PausedError                   1   the queue is paused, so that nothing would be done
 
 A message says what happened, what was expected, what was found, and the next step. It is printed without a traceback.
 """
@@ -72,3 +73,7 @@ class LeaseLostError(InfraError):
 
 class OrganizerError(RankerError):
     """Our data or configuration is broken, and would break every further job too."""
+
+
+class PausedError(RankerError):
+    """The queue is paused: what was asked for waits."""

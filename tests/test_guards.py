@@ -31,12 +31,13 @@ LAYERS = """
     rules
     queue sandbox scoring
     job
-    executors inspection lalm lineup scoretable uncertainty
+    executors inspection lalm lineup scoretable seeds uncertainty
     board conditions estimate intake provision weights
     calibration doctor likeness
     evaluation site
     comparison overview perform
-    audit outbox planning replies results worker
+    audit orders outbox planning results worker
+    replies
     service
     cli
 """

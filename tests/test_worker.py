@@ -361,8 +361,8 @@ def test_a_second_signal_does_not_break_the_clean_up(engine: Engine, home: Home)
 
 
 def test_a_cancelled_job_stops_though_it_never_reports(engine: Engine, home: Home) -> None:
-    """Attacks `ranker cancel` with a handler that hangs: it is interrupted, cleans up, and the same process goes on with
-    the next job.
+    """Attacks `ranker cancel` with a handler that hangs: interrupted, it cleans up, and the process goes on with the
+    next job.
     """
     enqueue(engine, 1), enqueue(engine, 2)
     body = textwrap.dedent(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from ranker.errors import MissingError
 from ranker.service.boards import Boards
 from ranker.service.data import Data
-from ranker.service.evaluations import Evaluations, Placing, Wanted
+from ranker.service.evaluations import Placing, Wanted
 from ranker.service.intake import Intake
+from ranker.service.queue import Queue
 
 if TYPE_CHECKING:
     from ranker.board import Board
@@ -21,7 +22,7 @@ __all__ = ["MISSING_EXIT_CODE", "Placing", "Ranker", "Wanted", "estimate_json", 
 MISSING_EXIT_CODE = MissingError.exit_code
 
 
-class Ranker(Intake, Evaluations, Boards, Data):
+class Ranker(Intake, Queue, Boards, Data):
     """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
 
     What is slow to import (pandas, and torch behind it) is imported by the methods that need it.

@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ranker.db.session import session
-from ranker.errors import UsageError
+from ranker.errors import PausedError, UsageError
 from ranker.service.opened import Opened
 from ranker.types import ExecutorName, SandboxName
 
 if TYPE_CHECKING:
     from ranker.audit import Asked, Audit
+    from ranker.config import Benchmark
+    from ranker.db.models import Pause
     from ranker.estimate import Estimate
     from ranker.executors.base import Executor
     from ranker.planning import Plan
+    from ranker.types import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +57,21 @@ class Evaluations(Opened):
     ) -> None:
         """Do these jobs in worker processes of this machine, or where `placing` says, until each has ended.
 
-        Raises MissingError, before any worker starts, if there is no sandbox on this machine and jobs are done here;
-        else what `executors.base.Executor.run` raises.
+        Raises PausedError while the queue is paused; MissingError, before any worker starts, if there is no sandbox on
+        this machine and jobs are done here; else what `executors.base.Executor.run` raises.
         """
         from ranker.sandbox.backends import open_configured
 
         service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
         executor = self.executor(placing)
+        if job_ids:
+            self.refuse_while_paused()
         if job_ids and placing.executor is ExecutorName.LOCAL:
             open_configured(service, self.home.root)
         executor.run(self.home, service, job_ids, on_tick=on_tick)
 
     def executor(self, placing: Placing) -> Executor:
-        """What places jobs. Raises UsageError for an address without a cluster, MissingError without the extra `ray`."""
+        """What places jobs. Raises UsageError for an address without --executor ray, MissingError without that extra."""
         if placing.executor is ExecutorName.RAY:
             from ranker.executors.ray import Ray
 
@@ -86,7 +91,15 @@ class Evaluations(Opened):
         from ranker import planning
 
         benchmark = self.benchmark(wanted.benchmark)
-        conditions = planning.conditions(
+        conditions = self.conditions(benchmark, wanted, placing=placing)
+        with self.open() as engine, session(engine) as writing:
+            return planning.plan(writing, benchmark, conditions, names=names, now=datetime.now(UTC))
+
+    def conditions(self, benchmark: Benchmark, wanted: Wanted, *, placing: Placing = HERE) -> list[Condition]:
+        """Under which conditions evaluations would be made now. Raises as `ranker.planning.conditions`."""
+        from ranker import planning
+
+        return planning.conditions(
             self.home,
             benchmark,
             [wanted.track] if wanted.track else list(benchmark.tracks),
@@ -94,8 +107,24 @@ class Evaluations(Opened):
             sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
             devices=self.executor(placing).devices(self.service),
         )
-        with self.open() as engine, session(engine) as writing:
-            return planning.plan(writing, benchmark, conditions, names=names, now=datetime.now(UTC))
+
+    def paused(self) -> Pause | None:
+        """Why no job is handed out at present; None while the queue runs, or before there is one."""
+        from ranker import queue
+
+        if not self.home.database_path.is_file():
+            return None
+        with self.reading() as reading:
+            return queue.paused(reading)
+
+    def refuse_while_paused(self) -> None:
+        """Raises PausedError if jobs would only wait."""
+        pause = self.paused()
+        if pause is not None:
+            raise PausedError(
+                f"the queue is paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}, so nothing is "
+                f"begun and what was asked for stays queued: {pause.why}; `ranker resume` ends the pause"
+            )
 
     def queue_baselines(self, name: str | None, sandbox: SandboxName | None) -> Plan | None:
         """Queue the evaluations that the benchmark's baselines miss; None where none of them has been taken in.
