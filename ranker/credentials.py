@@ -57,7 +57,8 @@ def bearer(user: str, token: str) -> str:
 def scrubbed(words: object, hidden: str) -> str:
     """A server's words on one line of at most 300 characters, without the secret, should the server repeat it."""
     text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-    shown = "".join(character if character.isprintable() else " " for character in text.replace(hidden, "(secret)"))
+    text = text.replace(hidden, "(secret)") if hidden else text
+    shown = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(shown.split())[:300]
 
 

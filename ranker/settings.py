@@ -120,7 +120,7 @@ class MailSettings(Strict):
 
 
 class Imap(Strict):
-    """The mailbox that `ranker inbox` reads. What it is opened with stands in no YAML file: see `ranker.credentials`."""
+    """The mailbox that `ranker inbox` reads. Its password stands in no YAML file: see `ranker.credentials`."""
 
     host: str = Field(min_length=1)
     port: int = Field(default=993, ge=1, le=65_535)
@@ -133,7 +133,6 @@ class Imap(Strict):
     done_folder: str | None = Field(default=None, description="None: handled messages stay, and bear `done_flag`")
     done_flag: str = Field(default="RankerTaken", pattern=r"^[A-Za-z$][A-Za-z0-9_]*$")
     since: date | None = Field(default=None, description="older messages are none of ours; by the server's own date")
-    max_message_bytes: int = Field(default=200_000_000, ge=1)
     poll_s: Share = Field(default=60.0, description="between two looks of --watch")
     timeout_s: Share = 60.0
 
@@ -152,6 +151,9 @@ class Smtp(Strict):
     login: Login = Login.PASSWORD
     secret_file: Path | None = Field(default=None, description="mode 0600; None: RANKER_SMTP_SECRET")
     timeout_s: Share = 60.0
+    own_lists: tuple[str, ...] = Field(
+        default=(), description="List-Ids of lists that are our address: who writes over them is answered, too"
+    )
 
 
 class Rules(Strict):

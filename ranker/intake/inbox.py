@@ -24,7 +24,7 @@ from ranker.errors import InfraError, UsageError
 from ranker.settings import Imap
 from ranker.types import Login, Tls
 
-CHUNK = 1 << 18
+CHUNK = 1 << 20
 _BATCH = 100
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UID = re.compile(rb"\bUID (\d+)")
@@ -106,15 +106,10 @@ class Mailbox:
     def read(self, message: Waiting, file: IO[bytes], *, chunk: int = CHUNK) -> int:
         """Copy a message's bytes to `file`, `chunk` at a time; returns how many there were.
 
-        Raises UsageError if they are more than `max_message_bytes`, InfraError if the message is gone.
+        Raises InfraError if the message is gone.
         """
-        limit, size = self._settings.max_message_bytes, 0
+        size = 0
         while True:
-            if max(size, message.size_bytes) > limit:
-                raise UsageError(
-                    f"it has {max(size, message.size_bytes)} bytes, more than max_message_bytes ({limit}) of imap in "
-                    "configs/service.yaml"
-                )
             with self._told():
                 part = _body(self._asked("FETCH", str(message.uid), f"(BODY.PEEK[]<{size}.{chunk}>)"), message.uid)
             if part is None:
@@ -269,8 +264,8 @@ class Mailbox:
         except (OSError, imaplib.IMAP4.error) as error:
             words = scrubbed(error.strerror if isinstance(error, OSError) and error.strerror else error, self._secret)
             raise InfraError(
-                f"{self._where} does not answer, or hung up ({words}); what was taken is kept, and the same command "
-                "goes on from there"
+                f"{self._where} does not answer, or hung up ({words}); expected an IMAP server with tls: "
+                f"{self._settings.tls}; what was taken is kept, and the same command goes on from there"
             ) from None
 
 

@@ -1,0 +1,6 @@
+"""Answers to those who send: derived from the database, drafted as messages, never sent from here."""
+
+from ranker.replies.drafting import Drafted, draft
+from ranker.replies.wanted import Wanted, wanted
+
+__all__ = ["Drafted", "Wanted", "draft", "wanted"]

@@ -1,0 +1,140 @@
+"""What is written down of the answers that are wanted: one draft each, known by what it says and what was said before.
+
+A draft that is not wanted any more, since things have moved on, is dropped; one that was sent stays, and what is new is
+drafted as another. Called again, or killed in between, it does no harm: files come first, and rows name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.message import Message as Headers
+from email.parser import BytesHeaderParser
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ranker.db.mail import Message, Reply
+from ranker.durable import whole_file
+from ranker.home import Home
+from ranker.outbox import draft_path
+from ranker.replies.letter import letter, sender_of
+from ranker.replies.manners import why_silent
+from ranker.replies.wanted import Wanted
+from ranker.settings import Service
+from ranker.types import ReplyKind, ReplyState, digest_json
+
+_SUPERSEDED = "superseded: things have moved on since it was drafted"
+_TOLD = frozenset({ReplyState.SENT, ReplyState.SENDING})  # what may have been sent counts as said
+_UNSENT = frozenset({ReplyState.DRAFTED, ReplyState.FAILED})
+_NO_NEWS = frozenset({"challenge", "organizers", "subject", "arrived"})  # may change without anything being new
+_HEADER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafted:
+    """What a call has changed. `silent`: messages that get no answer -> why."""
+
+    new: list[Reply] = field(default_factory=list)
+    dropped: list[Reply] = field(default_factory=list)
+    silent: dict[str, str] = field(default_factory=dict)
+
+
+def draft(writing: Session, home: Home, service: Service, answers: Sequence[Wanted], now: datetime) -> Drafted:
+    """Draft the `answers` that were not given yet, and drop drafts that are none of them. The caller commits.
+
+    Raises ConfigError where `from` of smtp is no address, or a template cannot be used.
+    """
+    assert service.smtp is not None, "answers have a sender"
+    own = {sender_of(service.smtp.sender)[1].lower()} | ({service.imap.user.lower()} if service.imap else set())
+    done = Drafted()
+    current: set[str] = set()
+    known = {reply.key: reply for reply in writing.scalars(select(Reply).order_by(Reply.id))}
+    home.outbox.mkdir(parents=True, exist_ok=True)
+    for each in answers:
+        key = _key(each, list(known.values()))
+        if key is None:
+            continue
+        reply = known.get(key)
+        is_there = reply is not None and (reply.state not in _UNSENT or draft_path(home, reply).is_file())
+        if is_there and not _is_superseded(reply):
+            current.add(key)
+            continue
+        headers = _headers(home, each.message)
+        why = why_silent(each.recipient, headers, own=own, own_lists=service.smtp.own_lists)
+        if why is not None:
+            done.silent[each.message.id] = why
+            continue
+        current.add(key)
+        subject, content = letter(
+            home, each.answer, sender=service.smtp.sender, recipient=each.recipient, key=key, headers=headers, now=now
+        )
+        with whole_file(home.outbox / f"{key}.eml") as file:
+            file.write_bytes(content)
+        if reply is None:
+            known[key] = reply = _row(each, key, subject, now)
+            writing.add(reply)
+            done.new.append(reply)
+        elif _is_superseded(reply):
+            reply.state, reply.failure, reply.drafted_at = ReplyState.DRAFTED, None, now
+            done.new.append(reply)
+    for reply in known.values():
+        if reply.state in _UNSENT and reply.key not in current:
+            reply.state, reply.failure = ReplyState.DROPPED, _SUPERSEDED
+            draft_path(home, reply).unlink(missing_ok=True)
+            done.dropped.append(reply)
+    writing.flush()
+    return done
+
+
+def _key(wanted: Wanted, known: Sequence[Reply]) -> str | None:
+    """What the answer is known by; None if just this is what was told last.
+
+    It is of what the answer says and of what was told before it: if things turn, and turn back, that is news again.
+    """
+    told = [
+        reply
+        for reply in known
+        if reply.state in _TOLD
+        and (reply.submission_id, reply.recipient) == (wanted.submission_id, wanted.recipient)
+        and (wanted.submission_id is not None or reply.message_id == wanted.message.id)
+    ]
+    is_receipt = wanted.submission_id is not None and wanted.answer.kind is ReplyKind.RECEIVED
+    if is_receipt and any(reply.message_id == wanted.message.id for reply in told):
+        return None  # it is only checked again
+    keys = ["", *(reply.key for reply in told)]
+    if told and _digest(wanted, keys[-2]) == keys[-1]:
+        return None
+    return _digest(wanted, keys[-1])
+
+
+def _digest(wanted: Wanted, before: str) -> str:
+    said = {name: value for name, value in wanted.answer.to_json().items() if name not in _NO_NEWS}
+    return digest_json([wanted.message.id, wanted.submission_id, wanted.recipient, said, before])
+
+
+def _is_superseded(reply: Reply | None) -> bool:
+    return reply is not None and reply.state == ReplyState.DROPPED and reply.failure == _SUPERSEDED
+
+
+def _row(wanted: Wanted, key: str, subject: str, now: datetime) -> Reply:
+    return Reply(
+        key=key,
+        kind=ReplyKind(wanted.answer.kind),
+        message_id=wanted.message.id,
+        submission_id=wanted.submission_id,
+        recipient=wanted.recipient,
+        subject=subject,
+        state=ReplyState.DRAFTED,
+        drafted_at=now,
+    )
+
+
+def _headers(home: Home, message: Message) -> Headers:
+    """The header of a message as it came; an empty one where its file is gone."""
+    try:
+        with (home.mail / f"{message.digest}.eml").open("rb") as file:
+            return BytesHeaderParser().parsebytes(file.read(_HEADER_BYTES))
+    except FileNotFoundError:
+        return Headers()
