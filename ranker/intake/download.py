@@ -242,6 +242,8 @@ def _keep(
             bounds.on_bytes(size, found.total)
             if bounds.left_s <= 0:
                 raise _out_of_time(found.url, bounds)
+    if bounds.left_s <= 0:
+        raise _out_of_time(found.url, bounds)
     if found.total is not None and size != found.total:
         raise _Cut(f"{size:,} of {found.total:,} bytes came")
     if not first and len(head) < 4:
@@ -303,11 +305,11 @@ def _opened(url: str, asked: dict[str, str], bounds: _Bounds) -> Iterator[tuple[
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            if answer.status not in _REDIRECTS:
-                yield answer, parts.hostname or ""
-                return
-            location = answer.getheader("Location")
+            with connection.getresponse() as answer:
+                if answer.status not in _REDIRECTS:
+                    yield answer, parts.hostname or ""
+                    return
+                location = answer.getheader("Location")
             if not location:
                 raise ParticipantError(f"{shown(url)} leads on to nowhere ({answer.status} without a Location)")
             url = direct(urljoin(url, location))

@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 
 from ranker.data.fetch import OnTransfer, Transfer
 from ranker.db.session import session
-from ranker.errors import InfraError, ParticipantError, RankerError
+from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 from ranker.home import Home
 from ranker.intake import links
-from ranker.intake.arrivals import Arrival
+from ranker.intake.arrivals import Arrival, Found, FoundMessage, FoundZip, Unreadable, expand
 from ranker.intake.download import shown as shown_url
 from ranker.intake.links import LinkView
 from ranker.intake.receive import Received, handed_in, receive
@@ -74,22 +74,31 @@ class Ingest:
                 return
 
     def _all(self, handed: Sequence[str], numbers: Sequence[int]) -> Iterator[Taken]:
-        yield from self._files([Path(each) for each in handed if not links.is_url(each)])
-        for url in filter(links.is_url, handed):
-            yield from self._link(shown_url(url), partial(links.approved, url=url, now=_now()))
+        """In the order in which things were handed in; what lies in paths is counted first, for those who watch."""
+        lying = {each: list(expand([Path(each)])) for each in handed if not links.is_url(each)}
+        sizes = [found.size_bytes for each in lying.values() for found in each if not isinstance(found, Unreadable)]
+        far = _Far(on_transfer=self.on_transfer, bytes_total=sum(sizes), files_total=len(sizes))
+        if sizes:
+            self.on_step("submissions")
+        for each in handed:
+            if each in lying:
+                for found in lying[each]:
+                    yield from self._found(found, far)
+            else:
+                yield from self._link(shown_url(each), partial(links.approved, url=each, now=_now()))
         for number in numbers:
             yield from self._link(f"link {number}", partial(links.numbered, number=number))
 
-    def _files(self, paths: Sequence[Path]) -> Iterator[Taken]:
-        if not paths:
-            return
-        self.on_step("submissions")
-        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
-        far = _Far(on_transfer=self.on_transfer, bytes_total=sum(sizes), files_total=len(paths))
-        for path, size in zip(paths, sizes, strict=True):
-            arrival = handed_in(path, report=self.asked.report, now=_now())
-            yield self._received(str(path), arrival, on_bytes=far.within)
-            far.whole(size)
+    def _found(self, found: Found, far: _Far) -> Iterator[Taken]:
+        match found:
+            case FoundZip(path=path, size_bytes=size, report=report):
+                arrival = handed_in(path, report=self.asked.report or report, now=_now())
+                yield self._received(str(path), arrival, on_bytes=far.within)
+                far.whole(size)
+            case FoundMessage(path=path, size_bytes=size):
+                far.whole(size)
+            case Unreadable(path=path, why=why):
+                yield Taken(what=str(path), error=UsageError(why))
 
     def _link(self, what: str, find: Callable[[Session], list[LinkView]]) -> Iterator[Taken]:
         """Fetch an address once, and take in what came by each of the links that lead there."""
