@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ranker.data.fetch import OnTransfer, Transfer
+from ranker.db.mail import Delivery
 from ranker.db.session import session
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 from ranker.home import Home
@@ -25,9 +26,12 @@ from ranker.intake import links
 from ranker.intake.arrivals import Arrival, Found, FoundMessage, FoundZip, Unreadable, expand
 from ranker.intake.download import shown as shown_url
 from ranker.intake.links import LinkView
-from ranker.intake.receive import Received, handed_in, receive
+from ranker.intake.post import Taken as Letter
+from ranker.intake.post import take_in
+from ranker.intake.receive import Received, handed_in, known, receive
 from ranker.rules.judging import judge
 from ranker.settings import Service
+from ranker.types import Channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +99,49 @@ class Ingest:
                 arrival = handed_in(path, report=self.asked.report or report, now=_now())
                 yield self._received(str(path), arrival, on_bytes=far.within)
                 far.whole(size)
-            case FoundMessage(path=path, size_bytes=size):
+            case FoundMessage(path=path, start=start, size_bytes=size):
+                yield from self._message(str(path) if not start else f"{path} at byte {start:,}", found)
                 far.whole(size)
             case Unreadable(path=path, why=why):
                 yield Taken(what=str(path), error=UsageError(why))
+
+    def _message(self, what: str, found: FoundMessage) -> list[Taken]:
+        """What a message holds. It counts as handled once every ZIP in it is taken in or refused."""
+        taken: list[Taken] = []
+        try:
+            with (
+                _ours(),
+                take_in(self.home, self.engine, found, Channel.MAIL, settings=self.service.mail, now=_now()) as letter,
+            ):
+                taken += self.letter(what, letter)
+                failed = [each.error for each in taken if isinstance(each.error, InfraError)]
+                if failed:
+                    raise failed[0]
+        except RankerError as error:
+            if not any(each.error is error for each in taken):
+                taken.append(Taken(what=what, error=error))
+        return taken
+
+    def letter(self, what: str, letter: Letter) -> Iterator[Taken]:
+        """The ZIPs of a message that is kept; also what is to be known of it where it holds none."""
+        for arrival in letter.arrivals:
+            yield self._received(f"{what}: {arrival.name}", arrival)
+        if not letter.is_new:
+            yield from self._again(what, letter.message.id)
+            return
+        links_ = [f"it names {shown_url(url)}: `ranker links` lists it" for url in letter.links]
+        yield Taken(what=what, remarks=(*letter.notes, *links_))
+
+    def _again(self, what: str, message_id: str) -> Iterator[Taken]:
+        """A message that was handled before: what it brought then, whose checks are queued anew where that is due."""
+        now = _now()
+        with _ours(), session(self.engine) as writing:
+            brought = writing.scalars(select(Delivery).where(Delivery.message_id == message_id)).all()
+            found = [known(self.home, writing, each.submission_id, now=now) for each in brought]
+        for each in found:
+            yield Taken(what=f"{what}: {each.submission.file_name}", received=each)
+        if not found:
+            yield Taken(what=what, remarks=("this message was taken in before; it brought no submission",))
 
     def _link(self, what: str, find: Callable[[Session], list[LinkView]]) -> Iterator[Taken]:
         """Fetch an address once, and take in what came by each of the links that lead there."""
@@ -106,10 +149,11 @@ class Ingest:
         try:
             with _ours(), session(self.engine) as writing:
                 found = find(writing)
-            done = [each for each in found if links.is_done(self.home, each)]
-            for each in done:
-                yield self._received(f"link {each.id}", links.came_before(self.home, each))
-            left = [each for each in found if each not in done]
+                done = [each for each in found if each.digest is not None]
+                before = [known(self.home, writing, (each.digest or "")[:12], now=_now()) for each in done]
+            for each, received in zip(done, before, strict=True):
+                yield Taken(what=f"link {each.id}", received=received)
+            left = [each for each in found if each.digest is None]
             if left:
                 yield from self._fetched(left)
         except ParticipantError as error:

@@ -22,7 +22,7 @@ from ranker.events import record, whoami
 from ranker.home import Home
 from ranker.intake.arrivals import Arrival
 from ranker.intake.download import download, forget
-from ranker.intake.receive import ARCHIVE_NAME, shown, submission_folder
+from ranker.intake.receive import shown
 from ranker.intake.sharing import direct
 from ranker.settings import Service
 from ranker.types import Action, Channel, LinkState
@@ -172,26 +172,6 @@ def fail(engine: Engine, link: LinkView, *, why: str, now: datetime) -> None:
     with session(engine) as writing:
         _decide(writing.get_one(Link, link.id), LinkState.FAILED, now=now, why=why)
         record(writing, actor=whoami(), action=Action.FETCH_LINK, now=now, link=link.id, failed=why)
-
-
-def is_done(home: Home, link: LinkView) -> bool:
-    """Whether it was fetched, and what came is still here: then nothing is asked again."""
-    return link.digest is not None and (submission_folder(home, link.digest) / ARCHIVE_NAME).is_file()
-
-
-def came_before(home: Home, link: LinkView) -> Arrival:
-    """The arrival of a link that was fetched before, from the bytes that were kept then."""
-    return Arrival(
-        file=submission_folder(home, link.digest or "") / ARCHIVE_NAME,
-        name=ARCHIVE_NAME,
-        channel=Channel.LINK,
-        source=f"link {link.id}",
-        sender=link.sender,
-        arrived_at=link.arrived_at or link.decided_at or link.found_at,
-        arrived_by=link.arrived_by or "",
-        message_id=link.message_id,
-        report=None,
-    )
 
 
 def host_of(url: str) -> str:

@@ -122,6 +122,17 @@ def receive(
         ) from error
 
 
+def known(home: Home, session: Session, submission_id: str, *, now: datetime) -> Received:
+    """A submission that came before, as if it came again: its check is queued anew where that is due. The caller
+    commits.
+    """
+    submission = session.get_one(Submission, submission_id)
+    again = _is_lost(submission_folder(home, submission.digest), submission) or is_newer_than_check(submission)
+    job = _queue_check(session, submission, again=again, now=now)
+    is_queued = job.status in {Status.QUEUED, Status.RUNNING}
+    return Received(submission=submission, job_id=job.id, is_new=False, is_queued=is_queued)
+
+
 @contextmanager
 def kept(home: Home, arrival: Arrival, on_bytes: Callable[[int], None] = lambda _: None) -> Iterator[Kept]:
     """The bytes of an arrival, copied, flushed and in their place, before anybody looks at what they are.
