@@ -217,10 +217,14 @@ class Line:
                 if self._smtp.noop()[0] == 250:
                     return
         self._drop()
-        with self._told():
-            self._smtp = self._connected()
-            if self._settings.user is not None:
-                self._log_in(self._smtp, self._settings.user, self._secret or "")
+        try:
+            with self._told():
+                self._smtp = self._connected()
+                if self._settings.user is not None:
+                    self._log_in(self._smtp, self._settings.user, self._secret or "")
+        except BaseException:
+            self._drop()
+            raise
 
     def carry(self, recipient: str, content: bytes) -> Carried:
         """Hand over one message (`content` as `_stamped` makes it). Never raises for what the server does."""

@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -309,6 +310,11 @@ def smtp_server(*, utf8: bool = True, implicit: bool = False) -> Iterator[Postbo
     loop = asyncio.new_event_loop()
 
     def protocol() -> SMTP:
+        # It knows of no TLS below itself, and warns.
+        with warnings.catch_warnings(action="ignore"):
+            return made()
+
+    def made() -> SMTP:
         return SMTP(
             _Handler(box), hostname="localhost", enable_SMTPUTF8=utf8, authenticator=authenticate, auth_required=True,
             require_starttls=not implicit, tls_context=None if implicit else context,
@@ -322,14 +328,20 @@ def smtp_server(*, utf8: bool = True, implicit: bool = False) -> Iterator[Postbo
     try:
         yield box
     finally:
-        loop.call_soon_threadsafe(server.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+        loop.run_until_complete(_ended(server))
         loop.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _ended(server: asyncio.Server) -> None:
+    """No longer listening, and no connection left."""
+    server.close()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def mail(subject: str = "Our submission", body: str = "Hello.", **headers: str) -> bytes:
