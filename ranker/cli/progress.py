@@ -16,9 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, or_, select
 from sqlalchemy.orm import joinedload
 
+from ranker import queue
 from ranker.db.models import Job
 from ranker.db.session import session
 from ranker.types import Stage, Status
@@ -35,11 +36,15 @@ _VERBS = {
 
 
 class JobDisplay:
-    """A bar per job, fed from the database by `tick`. Use as a context."""
+    """A bar per job, fed from the database by `tick`; and a line when the queue is paused. Use as a context.
 
-    def __init__(self, engine: Engine, job_ids: Sequence[int], console: Console) -> None:
+    `job_ids` None: every job that runs, whenever it was queued; its bar goes when it has ended.
+    """
+
+    def __init__(self, engine: Engine, job_ids: Sequence[int] | None, console: Console) -> None:
         self._engine = engine
-        self._job_ids = list(job_ids)
+        self._job_ids = None if job_ids is None else list(job_ids)
+        self._paused: str | None = None
         self._console = console
         self._bars: dict[int, TaskID] = {}
         self._shown: dict[int, tuple[str, str]] = {}
@@ -69,13 +74,31 @@ class JobDisplay:
     def tick(self) -> None:
         """Read the jobs once and show what changed."""
         with session(self._engine, read_only=True) as reading:
-            query = select(Job).where(Job.id.in_(self._job_ids)).options(joinedload(Job.submission)).order_by(Job.id)
+            wanted = (
+                or_(Job.status == Status.RUNNING, Job.id.in_(self._shown))
+                if self._job_ids is None
+                else Job.id.in_(self._job_ids)
+            )
+            query = select(Job).where(wanted).options(joinedload(Job.submission)).order_by(Job.id)
             jobs = list(reading.scalars(query))
+            pause = queue.paused(reading)
+        self._tell_pause(None if pause is None else f"by {pause.paused_by}: {pause.why}")
         for job in jobs:
             self._show(job)
+            if self._job_ids is None and job.status not in {Status.QUEUED, Status.RUNNING}:
+                del self._shown[job.id]
+                if job.id in self._bars:
+                    self._progress.remove_task(self._bars.pop(job.id))
+                    self._console.print(Text(f"{_where(job)}: {self._stage(job)[0]}"))
+
+    def _tell_pause(self, why: str | None) -> None:
+        if why != self._paused:
+            self._paused = why
+            told = "the queue hands out jobs again" if why is None else f"the queue is paused {why}; `ranker resume`"
+            self._console.print(Text(told, style="bold"))
 
     def _show(self, job: Job) -> None:
-        where = f"{job.submission.team} · {job.where}" if job.track else job.submission.team
+        where = _where(job)
         stage, note = self._stage(job)
         now = (stage, f"attempt {job.attempt}")
         changed = self._shown.get(job.id) != now
@@ -114,3 +137,7 @@ class JobDisplay:
         if job.status != Status.RUNNING or job.progress is None or not job.progress["total"]:
             return 0, None
         return job.progress["done"], job.progress["total"]
+
+
+def _where(job: Job) -> str:
+    return f"{job.submission.team} · {job.where}" if job.track else job.submission.team

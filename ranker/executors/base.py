@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from typing import Protocol
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from ranker import queue
-from ranker.db.models import Job
+from ranker.db.models import Job, JobAttempt
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError, OrganizerError
 from ranker.executors.pool import Pool
@@ -51,51 +52,95 @@ class Executor(Protocol):
 def run_processes(
     home: Home,
     service: Service,
-    job_ids: Collection[int],
+    job_ids: Collection[int] | None,
     *,
     command: Sequence[str],
     environments: Sequence[Mapping[str, str]],
     on_tick: Callable[[], None],
+    until_empty: bool = True,
 ) -> None:
     """Keep a process for each of these environments while jobs wait; `command` gets the arguments of `ranker.worker`.
 
-    Returns and raises as `Executor.run`.
+    Returns and raises as `Executor.run`. `job_ids` None: all of the queue, also what comes in meanwhile; whose fault a
+    failure is then ends nothing, and without `until_empty` nothing but an interruption does.
     """
     engine = open_database(home)
-    arguments = [*command, "--home", str(home.root), "--jobs", ",".join(map(str, sorted(job_ids)))]
+    arguments = [*command, "--home", str(home.root)]
+    if job_ids is not None:
+        arguments += ["--jobs", ",".join(map(str, sorted(job_ids)))]
     if home.hidden is not None:
         arguments += ["--hidden", str(home.hidden)]
     arguments += ["--service", service.model_dump_json(), "--parent", str(os.getpid())]
     try:
         with Pool(arguments, environments) as pool:
-            _supervise(engine, service, job_ids, pool, on_tick)
+            watch = _Watch(engine=engine, service=service, job_ids=None if job_ids is None else frozenset(job_ids))
+            watch.supervise(pool, on_tick, until_empty=until_empty)
         on_tick()
-        _raise_infra_faults(_jobs(engine, job_ids))
+        if job_ids is not None:
+            _raise_infra_faults(_jobs(engine, job_ids))
     finally:
         engine.dispose()
 
 
-def _supervise(
-    engine: Engine, service: Service, job_ids: Collection[int], pool: Pool, on_tick: Callable[[], None]
-) -> None:
-    """Keep enough workers alive until no job is queued or running any more."""
-    for tick in count():
-        jobs = _jobs(engine, job_ids)
-        attempts = sum(job.attempt for job in jobs)
-        deaths = pool.bury(attempts)
-        if deaths or tick % REAP_EVERY_TICKS == 0:
-            pool.kill_overdue(jobs, _now())
-            queue.reap(engine, now=_now(), is_dead=queue.is_dead_here, max_infra_attempts=service.infra_attempts)
-            jobs = _jobs(engine, job_ids)
-        _raise_organizer_fault(jobs)
-        queued = sum(job.status == Status.QUEUED for job in jobs)
-        running = sum(job.status == Status.RUNNING for job in jobs)
-        if not queued and not running:
-            return
-        if queued:
-            pool.fill(queued + running)
-        on_tick()
-        time.sleep(TICK_S)
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """The queue at one moment. `begun` rises with every attempt that begins."""
+
+    queued: int
+    running: Sequence[Job]
+    broken: Sequence[Job]
+    begun: int
+    is_paused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watch:
+    """Looks at jobs (None: all) until none of them is queued or running any more."""
+
+    engine: Engine
+    service: Service
+    job_ids: frozenset[int] | None
+
+    def supervise(self, pool: Pool, on_tick: Callable[[], None], *, until_empty: bool) -> None:
+        """Keep enough workers alive; take jobs from the dead."""
+        for tick in count():
+            seen = self._look()
+            deaths = pool.bury(seen.begun)
+            if deaths or tick % REAP_EVERY_TICKS == 0:
+                pool.kill_overdue(seen.running, _now())
+                queue.reap(
+                    self.engine,
+                    now=_now(),
+                    is_dead=queue.is_dead_here,
+                    max_infra_attempts=self.service.infra_attempts,
+                    lease_s=self.service.lease_s,
+                )
+                seen = self._look()
+            if self.job_ids is not None:
+                _raise_organizer_fault(seen.broken)
+            if until_empty and not seen.queued and not seen.running:
+                return
+            if seen.queued and not seen.is_paused:
+                pool.fill(seen.queued + len(seen.running))
+            on_tick()
+            time.sleep(TICK_S)
+
+    def _look(self) -> _Seen:
+        """Light enough for several times a second: of jobs that wait, only the ids are read."""
+        with session(self.engine, read_only=True) as reading:
+            waiting = reading.scalars(select(Job.id).where(Job.status == Status.QUEUED))
+            running = reading.scalars(select(Job).where(Job.status == Status.RUNNING).order_by(Job.id))
+            broken = reading.scalars(select(Job).where(Job.status == Status.FAILED, Job.fault == Fault.ORGANIZER))
+            return _Seen(
+                queued=sum(self._is_ours(number) for number in waiting),
+                running=[job for job in running if self._is_ours(job.id)],
+                broken=[job for job in broken if self._is_ours(job.id)],
+                begun=reading.scalar(select(func.max(JobAttempt.id))) or 0,
+                is_paused=queue.paused(reading) is not None,
+            )
+
+    def _is_ours(self, number: int) -> bool:
+        return self.job_ids is None or number in self.job_ids
 
 
 def _jobs(engine: Engine, job_ids: Collection[int]) -> Sequence[Job]:

@@ -39,12 +39,32 @@ class Local:
         on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         """See `Executor`. Raises InfraError, too, where no GPU has room for a job."""
-        if not job_ids:
-            return
+        if job_ids:
+            environments = self._environments(service, len(job_ids))
+            run_processes(home, service, job_ids, command=self.command, environments=environments, on_tick=on_tick)
+
+    def work(
+        self, home: Home, service: Service, *, until_empty: bool, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do whatever is queued, also what comes in meanwhile; for ever, or `until_empty`.
+
+        A job that fails ends nothing: by the organizer's fault it pauses the queue, and this waits. On
+        KeyboardInterrupt the jobs that run are given back first. Raises InfraError if processes cannot be kept alive.
+        """
+        run_processes(
+            home,
+            service,
+            None,
+            command=self.command,
+            environments=self._environments(service, len(os.sched_getaffinity(0))),
+            on_tick=on_tick,
+            until_empty=until_empty,
+        )
+
+    def _environments(self, service: Service, jobs: int) -> list[dict[str, str]]:
         devices = gpus()
         free = memory(devices) if devices and service.workers_per_gpu is None else {}
-        environments = environments_of(places(devices, service, free), service, self.workers, len(job_ids))
-        run_processes(home, service, job_ids, command=self.command, environments=environments, on_tick=on_tick)
+        return environments_of(places(devices, service, free), service, self.workers, jobs)
 
 
 def places(devices: Sequence[Gpu], service: Service, free: Mapping[str, Memory]) -> list[Gpu]:

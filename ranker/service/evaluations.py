@@ -70,8 +70,28 @@ class Evaluations(Opened):
             open_configured(service, self.home.root)
         executor.run(self.home, service, job_ids, on_tick=on_tick)
 
+    def work(
+        self,
+        *,
+        sandbox: SandboxName | None,
+        workers: int | None,
+        until_empty: bool,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do whatever is queued, in worker processes of this machine; for ever, or `until_empty`. It waits out pauses.
+
+        Raises MissingError, before any worker starts, if there is no sandbox; else what `executors.local.Local.work`
+        raises.
+        """
+        from ranker.executors.local import Local
+        from ranker.sandbox.backends import open_configured
+
+        service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
+        open_configured(service, self.home.root)
+        Local(workers=workers).work(self.home, service, until_empty=until_empty, on_tick=on_tick)
+
     def executor(self, placing: Placing) -> Executor:
-        """What places jobs. Raises UsageError for an address without --executor ray, MissingError without that extra."""
+        """What places jobs. Raises UsageError for an address without --executor ray, MissingError without the extra."""
         if placing.executor is ExecutorName.RAY:
             from ranker.executors.ray import Ray
 
