@@ -83,10 +83,10 @@ def ingest(
         run_checks(service, list(dict.fromkeys(job_ids)), sandbox)
     shown = service.shown([each.received.submission.id for each in taken if each.received is not None])
     if as_json:
-        print_json([_to_json(each, shown) for each in taken])
+        print_json([taken_json(each, shown) for each in taken])
     else:
-        _print(taken, shown, is_queued=no_check and bool(job_ids))
-    code = _code(taken, shown)
+        print_taken(taken, shown, is_queued=no_check and bool(job_ids))
+    code = code_of(taken, shown)
     if code:
         raise typer.Exit(code)
 
@@ -131,7 +131,7 @@ def run_checks(service: services.Ranker, job_ids: Sequence[int], sandbox: Sandbo
         service.run(job_ids, sandbox=sandbox, on_tick=display.tick)
 
 
-def _print(taken: Sequence[Taken], shown: Mapping[str, Shown], *, is_queued: bool) -> None:
+def print_taken(taken: Sequence[Taken], shown: Mapping[str, Shown], *, is_queued: bool) -> None:
     """A line for one submission, a table of several; then every sentence that somebody must read."""
     known = dict.fromkeys(each.received.submission.id for each in taken if each.received is not None)
     new = {each.received.submission.id for each in taken if each.received is not None and each.received.is_new}
@@ -182,7 +182,7 @@ def _view_json(shown: Shown) -> dict[str, Any]:
     return shown.view.to_json() | {"pending": pending}
 
 
-def _to_json(taken: Taken, shown: Mapping[str, Shown]) -> dict[str, Any]:
+def taken_json(taken: Taken, shown: Mapping[str, Shown]) -> dict[str, Any]:
     """What became of one input: as `ranker show --json` with what was new, or the sentences why it is no submission."""
     said = {"what": taken.what, "remarks": list(taken.remarks), "error": None, "code": 0}
     if taken.received is not None:
@@ -192,7 +192,8 @@ def _to_json(taken: Taken, shown: Mapping[str, Shown]) -> dict[str, Any]:
     return {"id": None, "team": None, "state": None, "is_new": False, "reasons": [], "pending": []} | said
 
 
-def _code(taken: Sequence[Taken], shown: Mapping[str, Shown]) -> int:
+def code_of(taken: Sequence[Taken], shown: Mapping[str, Shown]) -> int:
+    """The exit code: the gravest of what went wrong."""
     codes = {each.error.exit_code for each in taken if each.error is not None}
     refused = any(each.view.state is SubmissionState.REFUSED for each in shown.values())
     if refused or any(each.received is not None and each.received.remark is not None for each in taken):
