@@ -32,19 +32,21 @@ from ranker.home import Home
 from ranker.intake.archive import describe
 from ranker.intake.phases import frozen_folders
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
+from ranker.journal import ENCODER_NAME
 from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
 from ranker.lalm.curriculum import Sample, curriculum
 from ranker.lalm.features import FeatureStore, calls, encode_secretly, shuffled
 from ranker.lalm.model import AudioLanguageModel, Example
 from ranker.lalm.order import SecretOrder
-from ranker.lalm.train import adopt, latest_checkpoint, train
+from ranker.lalm.train import LOG_NAME, adopt, latest_checkpoint, train
 from ranker.manifest import hardware, peak_memory_gb, software, write_manifest
 from ranker.metrics import Pair, blind_answer, blind_value
 from ranker.metrics import evaluate as compute_metric
 from ranker.queue import NewScore
 from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import EncoderSpec
+from ranker.sandbox.memory import PeakMemory
 from ranker.sandbox.witness import Witness, confirm
 from ranker.types import Condition, EncoderSource, Part, Progress, SandboxName, Stage
 from ranker.weights import finished_weights, only_trainer, training_identity
@@ -124,11 +126,13 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
     name = service.sandbox if run.condition.sandboxed else SandboxName.NONE
     gpu = None if run.condition.device == "cpu" else own_gpu()
     sandbox = open_configured(service, context.home.root, name=name, gpu=gpu)
+    sandbox.log_file = run.folder / ENCODER_NAME
     spec = encoder_spec(context.home, context.submission, recipe, threads)
     context.report(Progress(stage=Stage.LOAD))
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
     with sandbox.start(spec, service.limits) as started:
+        context.watch(lambda: _bytes(started.usage().peak))
         encoder = Witness(started, service.probes)
         model = AudioLanguageModel(network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.key)
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
@@ -150,6 +154,10 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
     digest = write_manifest(run.folder, _manifest(run, scores) | facts)
     folder = str(run.folder.relative_to(context.home.root))
     return Outcome(result={"run": folder, "manifest_digest": digest, "encoder": usage}, scores=tuple(scores))
+
+
+def _bytes(peak: PeakMemory | None) -> int | None:
+    return None if peak is None else peak.size_bytes
 
 
 def _manifest(run: _Run, scores: Sequence[NewScore]) -> dict[str, object]:
@@ -346,8 +354,9 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
 def _take_over_log(run: _Run, checkpoint: Path) -> None:
     """Begin this attempt's training log with the lines up to the checkpoint that is gone on from."""
     done = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
-    lines = (checkpoint.parent / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (run.folder / "train.jsonl").write_text("".join(lines[:done]), encoding="utf-8")
+    lines = (checkpoint.parent / LOG_NAME).read_text(encoding="utf-8").splitlines(keepends=True)
+    with whole_file(run.folder / LOG_NAME) as temporary:
+        temporary.write_text("".join(lines[:done]), encoding="utf-8")
     run.steps_taken_over = done
 
 

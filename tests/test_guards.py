@@ -31,10 +31,10 @@ LAYERS = """
     rules
     queue sandbox scoring
     job
-    executors inspection lalm lineup scoretable seeds uncertainty
-    board conditions estimate intake provision weights
+    executors inspection lalm logbook lineup scoretable seeds uncertainty watch
+    board conditions estimate intake openmetrics provision weights
     calibration doctor likeness
-    evaluation site
+    evaluation mend site
     comparison overview perform
     audit orders outbox planning results worker
     replies

@@ -30,6 +30,7 @@ from ranker.intake.receive import (
 from ranker.intake.report import examine_report
 from ranker.intake.weights import Fetched
 from ranker.job import JobContext, Outcome, SubmissionSnapshot
+from ranker.journal import ENCODER_NAME
 from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.check import CheckResult, check_encoder, find_encoder, root_folder
@@ -42,6 +43,7 @@ def check_submission(context: JobContext) -> Outcome:
     """Handler of CHECK jobs; raises what `examine` and `ranker.sandbox.backends.open_configured` raise."""
     service = context.service
     sandbox = open_configured(service, context.home.root, gpu=own_gpu())
+    sandbox.log_file = context.run_folder / ENCODER_NAME
     return Outcome(result=examine(context.home, service, context.submission, sandbox, context.report))
 
 

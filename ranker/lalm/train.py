@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from ranker.errors import InfraError, ParticipantError
 from ranker.lalm.model import AudioLanguageModel, Example, seed_everything
 from ranker.types import Precision
 
+LOG_NAME = "train.jsonl"
 _KEPT_CHECKPOINTS = 2
 _OVERFLOWING = 1e9  # norms square and cube what they see: far above any feature in use, far below float32's own end
 
@@ -63,7 +65,9 @@ def train(
     `examples(step)` gives the batch of a step; `random_key` names the randomness of dropout. Checkpoints go to
     `folder/step-<n>` every `checkpoint_every` steps and at the end; `resume_from` is one of an earlier attempt.
     `cpu` keeps it off a GPU that is there.
-    `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`.
+    `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`, and is on the disk
+    before the step's checkpoint is: whoever goes on from a checkpoint finds the lines of all its steps. But for the
+    times (`seconds`, `examples_per_s`) they are the same as without an interruption.
     Raises ParticipantError or InfraError if loss or gradient are not finite; no checkpoint holds such weights.
     """
     # accelerate keeps the first precision and device of a process for ever; a worker does one job after another.
@@ -74,7 +78,7 @@ def train(
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     first = _restore(resume_from, model, optimizer) if resume_from else 0
     model.train()
-    with (folder / "train.jsonl").open("a", encoding="utf-8") as log:
+    with (folder / LOG_NAME).open("a", encoding="utf-8", buffering=1) as log:
         for step in range(first, steps):
             started = time.perf_counter()
             rate = learning_rate_at(step, recipe=recipe, steps=steps)
@@ -92,12 +96,20 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             line = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": norm}
-            log.write(json.dumps(line | {"seconds": round(time.perf_counter() - started, 4)}) + "\n")
+            log.write(json.dumps(line | _speed(len(batch), time.perf_counter() - started)) + "\n")
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps:
-                log.flush()
+                os.fsync(log.fileno())
                 _save(folder, step + 1, model, optimizer)
             on_step(step + 1, value)
     model.eval()
+
+
+def _speed(examples: int, seconds: float) -> dict[str, float]:
+    return {
+        "examples": examples,
+        "seconds": round(seconds, 4),
+        "examples_per_s": round(examples / max(seconds, 1e-9), 2),
+    }
 
 
 def latest_checkpoint(folders: Sequence[Path]) -> Path | None:

@@ -103,6 +103,7 @@ class Bubblewrap(ServedSandbox):
                     pass_fds=(file,),
                     out_of_memory=group.out_of_memory if group else lambda: False,
                     groups=group.folders if group else (),
+                    log_file=launch.log_file,
                 ) as child:
                     yield child
             finally:

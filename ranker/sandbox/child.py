@@ -15,6 +15,7 @@ from pathlib import Path
 from ranker.errors import InfraError
 from ranker.sandbox.cgroup import kill_all
 from ranker.sandbox.faults import Ending
+from ranker.sandbox.logfile import BoundedLog
 from ranker.sandbox.memory import PeakMemory, group_peak, process_peak
 from ranker.sandbox.processes import is_below
 from ranker.sandbox.wire import Peer
@@ -31,9 +32,11 @@ class Child:
         log_bytes: int,
         out_of_memory: Callable[[], bool],
         groups: Sequence[Path],
+        kept: BoundedLog,
     ) -> None:
         self._process = process
         self._groups = groups
+        self._kept = kept
         self._log = b""
         self._log_bytes = log_bytes
         self._out_of_memory = out_of_memory
@@ -101,6 +104,7 @@ class Child:
             if not part:
                 break
             self._log = (self._log + part)[-self._log_bytes :]
+            self._kept.write(part)
 
 
 @contextmanager
@@ -113,9 +117,10 @@ def running(
     pass_fds: Sequence[int] = (),
     out_of_memory: Callable[[], bool] = lambda: False,
     groups: Sequence[Path] = (),
+    log_file: Path | None = None,
 ) -> Iterator[Child]:
-    """Start `command` with exactly this environment; `groups` are the folders of its control group. Raises InfraError
-    if it cannot be started.
+    """Start `command` with exactly this environment; `groups` are the folders of its control group. What it prints goes
+    to `log_file`, which holds as much as `log_bytes`. Raises InfraError if it cannot be started.
     """
     try:
         process = subprocess.Popen(
@@ -130,7 +135,7 @@ def running(
         )
     except OSError as error:
         raise InfraError(f"{command[0]} cannot be started: {error}") from error
-    child = Child(process, log_bytes, out_of_memory, groups)
+    child = Child(process, log_bytes, out_of_memory, groups, BoundedLog(log_file, log_bytes))
     try:
         yield child
     finally:

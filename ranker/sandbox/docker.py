@@ -37,6 +37,7 @@ from ranker.sandbox.environment import (
 )
 from ranker.sandbox.faults import Ending, judge_engine, plain
 from ranker.sandbox.gpu import GpuWatch
+from ranker.sandbox.logfile import BoundedLog
 from ranker.sandbox.memory import MemorySource, PeakMemory, group_peak
 from ranker.sandbox.owner import home_mark, is_dead, owner_token
 from ranker.sandbox.seccomp import profile_text
@@ -134,6 +135,7 @@ class DockerSandbox(ServedSandbox):
                 uid = None if self.runtime == "runsc" else server_uid(engine, int(options["user"].split(":")[0]))
                 yield from _watched(_Container(container, launch.limits.log_kb, uid), launch)
             finally:
+                _keep_log(container, launch)
                 _remove(container)
 
 
@@ -279,6 +281,13 @@ def _group_folders(pid: int, container_id: str) -> list[Path]:
             if not controllers and container_id in path:
                 return [Path("/sys/fs/cgroup") / path.lstrip("/")]
     return []
+
+
+def _keep_log(container: Any, launch: Launch) -> None:
+    """The engine holds it as long as there is the container, and bounds it."""
+    if launch.log_file is not None:
+        with contextlib.suppress(requests.RequestException, DockerException):
+            BoundedLog(launch.log_file, launch.limits.log_kb * 1024).write(container.logs())
 
 
 def _remove(container: Any) -> None:

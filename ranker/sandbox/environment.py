@@ -42,6 +42,7 @@ class Launch:
     is a folder that must not be seen inside, wherever it lies (the organizer's home, with its labels). `packages` and
     `weights` are what earlier phases froze. With `network` a few hosts can be reached, and its room can be written to:
     as the cache of weights, or as the working folder of `program` (arguments for Python; it needs a network).
+    `log_file` is where the end of what is printed is kept, outside.
     """
 
     tree: Path | None
@@ -56,6 +57,7 @@ class Launch:
     network: Network | None = None
     program: tuple[str, ...] | None = None
     gpu: str | None = None
+    log_file: Path | None = None
 
     def binds(self) -> list[Bind]:
         """What is seen inside beside the Python environment."""

@@ -44,6 +44,10 @@ class NoSandbox(ServedSandbox):
             environment = {"TMPDIR": scratch, **launch.environment(confined=False), "HOME": scratch}
             folder = scratch if launch.program is None else launch.seen(OUTPUT, confined=False)
             with running(
-                command, environment=environment, folder=Path(folder), log_bytes=launch.limits.log_kb * 1024
+                command,
+                environment=environment,
+                folder=Path(folder),
+                log_bytes=launch.limits.log_kb * 1024,
+                log_file=launch.log_file,
             ) as child:
                 yield child

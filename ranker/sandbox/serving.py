@@ -31,6 +31,7 @@ class ServedSandbox(ABC):
 
     name: SandboxName
     gpu: str | None = None  # which one its encoders are handed, by the driver's UUID; docker alone can
+    log_file: Path | None = None  # where what its encoders print is kept
 
     def __init__(self, *, hidden: Path | None = None) -> None:
         self.hidden = hidden
@@ -74,6 +75,7 @@ class ServedSandbox(ABC):
                 threads=threads_for(limits, spec.threads),
                 limits=limits,
                 hidden=self.hidden,
+                log_file=self.log_file,
                 gpu=self.gpu,
                 packages=spec.packages,
                 weights=spec.weights if network is None else None,
@@ -103,6 +105,7 @@ class ServedSandbox(ABC):
             threads=threads_for(limits, None),
             limits=limits,
             hidden=self.hidden,
+            log_file=self.log_file,
             network=network,
             program=tuple(program),
         )

@@ -12,19 +12,12 @@ from ranker.types import Buildable
 
 if TYPE_CHECKING:
     from ranker.data.fetch import OnTransfer
-    from ranker.doctor import Finding
     from ranker.inspection import TaskInspection
     from ranker.provision import Provided
 
 
 class Data(Opened):
     """What benchmarks are made of, and what this machine can do with it."""
-
-    def examine(self) -> list[Finding]:
-        """What works here and what does not."""
-        from ranker.doctor import examine
-
-        return examine(self.home, self.service)
 
     def build_data(
         self, name: Buildable, packages: Path | None, *, again: bool, on_progress: Callable[[int, int], None]
