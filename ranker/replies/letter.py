@@ -69,6 +69,12 @@ def sender_of(sender: str) -> tuple[str, str]:
     return name, address
 
 
+def organizers(sender: str) -> str:
+    """How `from` in smtp names who answers: by name, else by address. Raises ConfigError."""
+    name, address = sender_of(sender)
+    return name or address
+
+
 def rendered(home: Home, answer: Answer) -> str:
     """The words, from the home's own template if it has one. Raises ConfigError."""
     own = home.root / "configs" / "mail"

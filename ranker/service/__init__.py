@@ -10,19 +10,23 @@ from ranker.service.boards import Boards
 from ranker.service.data import Data
 from ranker.service.evaluations import Placing, Wanted
 from ranker.service.intake import Intake
+from ranker.service.mail import Mail
 from ranker.service.queue import Queue
+from ranker.service.rules import Challenge
+from ranker.service.watching import Watching
 
 if TYPE_CHECKING:
     from ranker.board import Board
+    from ranker.db.models import Pause
     from ranker.doctor import Finding
     from ranker.estimate import Estimate
 
-__all__ = ["MISSING_EXIT_CODE", "Placing", "Ranker", "Wanted", "estimate_json", "is_lame", "ranking_json"]
+__all__ = ["MISSING_EXIT_CODE", "Placing", "Ranker", "Wanted", "estimate_json", "is_lame", "pause_json", "ranking_json"]
 
 MISSING_EXIT_CODE = MissingError.exit_code
 
 
-class Ranker(Intake, Queue, Boards, Data):
+class Ranker(Intake, Mail, Queue, Boards, Challenge, Watching, Data):
     """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
 
     What is slow to import (pandas, and torch behind it) is imported by the methods that need it.
@@ -41,6 +45,13 @@ def estimate_json(value: Estimate, submissions: int) -> dict[str, object]:
     from ranker.estimate import to_json
 
     return to_json(value, submissions)
+
+
+def pause_json(found: Pause | None) -> dict[str, object] | None:
+    """A pause as `ranker pause --json` prints it; None where there is none."""
+    from ranker.orders import pause_json as as_json
+
+    return as_json(found)
 
 
 def is_lame(findings: Sequence[Finding]) -> bool:
