@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from ranker import lineup, scoring, uncertainty
 from ranker.config import Benchmark, Task, Track
@@ -20,7 +20,8 @@ from ranker.db.models import Job, Score, Submission
 from ranker.errors import MissingError, OrganizerError
 from ranker.home import Home
 from ranker.metrics import reweighted
-from ranker.types import Condition, Domain, Group, JobKind, Status, Weighting
+from ranker.rules import SHOWN, missing, standing
+from ranker.types import Condition, Domain, Group, JobKind, Standing, Status, Weighting
 
 Scores = dict[str, dict[str, Score]]  # submission id -> task -> score
 TaskDraws = dict[str, dict[str, uncertainty.Draws]]  # submission id -> task -> (B,)
@@ -69,6 +70,7 @@ class Cell:
 class Row:
     """One submission. An incomplete one has no rank and no score, and lists what is missing.
 
+    Nor has one whose `standing` is pending: `pending` says, in words for everybody, what the rules still ask of it.
     `groups` holds the means of the groups (public, hidden). `distinct_from_next`: whether the paired bootstrap
     interval of the difference to the next ranked row lies above zero; None for the last one.
     """
@@ -82,11 +84,13 @@ class Row:
     cells: dict[str, Cell]
     missing: tuple[str, ...]
     distinct_from_next: bool | None = None
+    standing: Standing = Standing.RANKED
+    pending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """Rows are ordered best first, then the incomplete ones by team name.
+    """Rows are ordered best first, then the incomplete ones by team name, then the pending ones likewise.
 
     `condition` is that of the track's public part, `others` are those of its other parts (see `lineup.Choice`).
     """
@@ -128,6 +132,7 @@ class Board:
             raw = [cell.raw if cell else None for cell in cells]
             columns |= _spread(column.name, raw, [cell.interval if cell else None for cell in cells])
         columns["missing"] = [" ".join(row.missing) for row in self.rows]
+        columns["standing"] = [row.standing for row in self.rows]
         return pd.DataFrame(columns).astype({"rank": "Int64"})
 
 
@@ -154,20 +159,25 @@ def ranking_json(board: Board) -> dict[str, Any]:
         "rows": [
             {
                 "team": row.team,
+                "submission": row.submission_id,
+                "standing": row.standing,
                 "rank": row.rank,
                 "score": row.score,
                 "groups": dict(row.groups),
                 "tasks": {name: row.cells[name].raw if name in row.cells else None for name in names},
                 "missing": list(row.missing),
+                "pending": list(row.pending),
             }
             for row in board.rows
         ],
     }
 
 
-def conditions(session: Session, benchmark: Benchmark, track: str) -> list[lineup.Choice]:
+def conditions(
+    session: Session, benchmark: Benchmark, track: str, *, including: Collection[Standing] = ()
+) -> list[lineup.Choice]:
     """The boards that `assemble` could make of what has finished, its own choice first. Raises ConfigError."""
-    return [choice for choice, _ in lineup.finished(session, benchmark, track)]
+    return [choice for choice, _ in lineup.finished(session, benchmark, track, including=including)]
 
 
 def assemble(
@@ -178,18 +188,22 @@ def assemble(
     *,
     condition: str | None = None,
     seed: int | None = None,
+    including: Collection[Standing] = (),
     now: datetime,
 ) -> Board:
     """Rank every accepted submission on one track, by the finished evaluations under one condition and one seed.
 
+    Every one, that is, that the rules rank: pending ones stand below, and others are left out, except for the standings
+    of `including`, which are taken as if they were ranked.
     `condition` is the start of a condition's digest and `seed` a training seed; without them it is the first of
     `conditions`. Raises ConfigError for an unknown track, UsageError where the choice fits no board or several,
     MissingError where nothing has finished yet or a file of predictions is gone, OrganizerError where one contradicts
     its score or another submission's.
     """
-    found = evidence(session, home, benchmark, track, condition=condition, seed=seed)
+    found = evidence(session, home, benchmark, track, condition=condition, seed=seed, including=including)
     active, choice, scores = found.track, found.choice, found.scores
-    rows = _rows(active, _accepted(session, scores), scores, found.draws)
+    accepted = [each for each in _accepted(session, scores) if standing(each.verdicts) in {*SHOWN, *including}]
+    rows = _rows(active, accepted, scores, found.draws, including)
     return Board(
         benchmark=benchmark.name,
         benchmark_title=benchmark.title,
@@ -219,11 +233,18 @@ class Evidence:
 
 
 def evidence(
-    session: Session, home: Home, benchmark: Benchmark, track: str, *, condition: str | None, seed: int | None
+    session: Session,
+    home: Home,
+    benchmark: Benchmark,
+    track: str,
+    *,
+    condition: str | None,
+    seed: int | None,
+    including: Collection[Standing] = (),
 ) -> Evidence:
     """The evidence of one board. Arguments and errors as for `assemble`."""
     active = benchmark.track(track)
-    found = lineup.finished(session, benchmark, track)
+    found = lineup.finished(session, benchmark, track, including=including)
     choice, jobs = lineup.choose(found, f"track {track} of benchmark {benchmark.name}", condition, seed)
     scores: Scores = {}
     for job in jobs:
@@ -251,6 +272,7 @@ def _accepted(session: Session, scores: Scores) -> list[Submission]:
     checked = select(Job.submission_id).where(Job.kind == JobKind.CHECK, Job.status == Status.SUCCEEDED)
     ids = set(scores) | set(session.scalars(checked))
     query = select(Submission).where(Submission.id.in_(ids)).order_by(Submission.team, Submission.id)
+    query = query.options(selectinload(Submission.verdicts))
     return list(session.scalars(query))
 
 
@@ -288,15 +310,27 @@ def _items(home: Home, task: Task, score: Score) -> pd.DataFrame:
     return items
 
 
-def _rows(track: Track, submissions: list[Submission], scores: Scores, draws: TaskDraws) -> tuple[Row, ...]:
+def _rows(
+    track: Track,
+    submissions: list[Submission],
+    scores: Scores,
+    draws: TaskDraws,
+    including: Collection[Standing],
+) -> tuple[Row, ...]:
     """Rows in the board's order; `submissions` come sorted by team, which decides among ties and the incomplete."""
+    standings = {submission.id: standing(submission.verdicts) for submission in submissions}
+    pending = {
+        submission.id: missing(submission.verdicts)
+        for submission in submissions
+        if standings[submission.id] is Standing.PENDING and Standing.PENDING not in including
+    }
     names = [task.name for task in track.active_tasks]
     raw = pd.DataFrame(math.nan, index=[submission.id for submission in submissions], columns=names)
     for key, by_task in scores.items():
         for score in by_task.values():
             if score.task in names:
                 raw.loc[key, score.task] = score.value
-    ranking = scoring.rank(raw, track)
+    ranking = scoring.rank(raw.drop(index=list(pending)), track)
     normalized = scoring.normalize(raw, track)
     teams = {submission.id: submission.team for submission in submissions}
     cells: dict[str, dict[str, Cell]] = {
@@ -305,11 +339,26 @@ def _rows(track: Track, submissions: list[Submission], scores: Scores, draws: Ta
             for name, value in raw.loc[key].items()
             if name in draws.get(key, {})
         }
-        for key in ranking.index
+        for key in raw.index
     }
     whole = {key: uncertainty.track_draws(draws[key], track) for key in ranking.index if not ranking["missing"][key]}
     rows = [_row(key, teams[key], ranking.loc[key], cells[key], whole.get(key)) for key in ranking.index]
-    return _compared(rows, whole)
+    below = [_pending_row(key, teams[key], track, cells[key], words) for key, words in pending.items()]
+    return tuple(replace(row, standing=standings[row.submission_id]) for row in (*_compared(rows, whole), *below))
+
+
+def _pending_row(key: str, team: str, track: Track, cells: dict[str, Cell], words: tuple[str, ...]) -> Row:
+    return Row(
+        rank=None,
+        team=team,
+        submission_id=key,
+        score=None,
+        interval=None,
+        groups={task.group.value: None for task in track.active_tasks},
+        cells=cells,
+        missing=tuple(task.name for task in track.active_tasks if task.name not in cells),
+        pending=words,
+    )
 
 
 def _row(key: str, team: str, entry: pd.Series[Any], cells: dict[str, Cell], whole: uncertainty.Draws | None) -> Row:

@@ -12,6 +12,7 @@ from ranker.board import Interval, evidence
 from ranker.config import Benchmark, Track
 from ranker.errors import UsageError
 from ranker.home import Home
+from ranker.types import Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ def compare(
 
     Raises UsageError if one of them was not evaluated whole on this board; else as `ranker.board.assemble`.
     """
-    found = evidence(session, home, benchmark, track, condition=condition, seed=None)
+    everything = tuple(Standing)  # who names two submissions wants these two, whatever the rules say of them
+    found = evidence(session, home, benchmark, track, condition=condition, seed=None, including=everything)
     active, scores, draws = found.track, found.scores, found.draws
     names = [task.name for task in active.active_tasks]
     for submission in (first, second):

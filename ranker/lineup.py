@@ -1,12 +1,15 @@
 """Which finished evaluations make one board: those of one condition and one seed, for the present configuration.
 
+The seed that counts is the recipe's own. Further seeds are evidence of how much a score owes to chance: they make
+boards that are shown when they are asked for, and never take the place of the first.
+
 A track of several parts has a condition for each. Parts stand on one board if they share all circumstances (decoder,
 precision, device, sandbox, limit of steps, models of caption metrics) and the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
@@ -17,12 +20,14 @@ from sqlalchemy.orm import Session, selectinload
 from ranker.config import Benchmark
 from ranker.db.models import Job
 from ranker.errors import MissingError, UsageError
-from ranker.types import Condition, JobKind, Part, Status
+from ranker.rules import SHOWN, standings
+from ranker.types import Condition, JobKind, Part, Standing, Status
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One board that could be assembled. `finished_at` is its latest evaluation, `submissions` how many it ranks.
+    """One board that could be assembled. `finished_at` is its latest evaluation, `submissions` how many it ranks;
+    `further`: its seed is not the recipe's own.
 
     `condition` is that of the public part, `others` are those of the track's other parts. A part of which nothing has
     finished has none; without a public one, the first other stands in its place.
@@ -33,6 +38,7 @@ class Choice:
     submissions: int
     finished_at: datetime
     others: tuple[Condition, ...] = ()
+    further: bool = False
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -53,8 +59,9 @@ class Choice:
         kind = f"demonstration: {', '.join(self.demonstration)}" if self.demonstration else "the whole protocol"
         plural = "s" * (self.submissions != 1)
         others = "".join(f", {each.part} part {each.digest[:12]}" for each in self.others)
+        seed = f"{'further ' * self.further}seed {self.seed}"
         return (
-            f"{self.condition.digest[:12]}{others} with seed {self.seed} "
+            f"{self.condition.digest[:12]}{others} with {seed} "
             f"({self.submissions} submission{plural}, {self.condition.device}, {kind})"
         )
 
@@ -68,12 +75,15 @@ class _Finished:
     jobs: tuple[Job, ...]
 
 
-def finished(session: Session, benchmark: Benchmark, track: str) -> list[tuple[Choice, list[Job]]]:
+def finished(
+    session: Session, benchmark: Benchmark, track: str, *, including: Collection[Standing] = ()
+) -> list[tuple[Choice, list[Job]]]:
     """The track's boards with their succeeded evaluations (scores loaded), the one taken by default first.
 
-    That is: any that ranks a submission, then fewest reasons to call it a demonstration, then most submissions, then
-    the most recent. Evaluations under an earlier configuration of tasks or recipe belong to none. Raises ConfigError
-    for an unknown track.
+    That is: the recipe's own seed, any that ranks a submission, then fewest reasons to call it a demonstration, then
+    most submissions, then the most recent. Evaluations under an earlier configuration of tasks or recipe belong to
+    none, nor do those of submissions that the rules neither rank nor leave pending, unless `including` has their
+    standing. Raises ConfigError for an unknown track.
     """
     measurements = {part.name: benchmark.measurement_digest(track, part.name) for part in benchmark.parts(track)}
     query = (
@@ -83,8 +93,14 @@ def finished(session: Session, benchmark: Benchmark, track: str) -> list[tuple[C
         .options(selectinload(Job.scores))
         .order_by(Job.finished_at, Job.id)
     )
+    shown = {*SHOWN, *including}
+    known = standings(session)
+    left_out = {key for key, standing in known.items() if standing not in shown}
+    unranked = {key for key, standing in known.items() if standing not in {Standing.RANKED, *including}}
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in session.scalars(query):
+        if job.submission_id in left_out:
+            continue
         condition = _condition(job)
         if measurements.get(condition.part) == condition.measurement:
             groups.setdefault((condition.digest, job.seed), []).append(job)
@@ -93,13 +109,13 @@ def finished(session: Session, benchmark: Benchmark, track: str) -> list[tuple[C
     ]
     found = [
         (
-            _choice(parts, len(measurements)),
+            _choice(parts, len(measurements), benchmark.recipe.seed, unranked),
             sorted((job for part in parts for job in part.jobs), key=lambda job: job.id),
         )
         for parts in _joined(of_parts, benchmark, track)
     ]
     found.sort(key=lambda pair: (pair[0].submissions, len(pair[1]), pair[0].finished_at), reverse=True)
-    found.sort(key=lambda pair: (pair[0].submissions == 0, len(pair[0].demonstration)))
+    found.sort(key=lambda pair: (pair[0].further, pair[0].submissions == 0, len(pair[0].demonstration)))
     return found
 
 
@@ -134,7 +150,7 @@ def _joined(found: Iterable[_Finished], benchmark: Benchmark, track: str) -> Ite
 def choose(
     found: list[tuple[Choice, list[Job]]], where: str, condition: str | None, seed: int | None
 ) -> tuple[Choice, list[Job]]:
-    """The first board whose condition digest starts with `condition` and whose seed is `seed`, where these are given.
+    """The first board whose condition digest starts with `condition`, of the seed `seed` or else the recipe's own.
 
     `where` names benchmark and track in errors. Raises MissingError if there is no board at all, UsageError, listing
     them, if none fits or `condition` fits several conditions.
@@ -147,12 +163,14 @@ def choose(
     fitting = [
         (choice, jobs)
         for choice, jobs in found
-        if (condition is None or choice.fits(condition)) and seed in (None, choice.seed)
+        if (condition is None or choice.fits(condition))
+        and (seed == choice.seed if seed is not None else not choice.further)
     ]
     several = condition is not None and len({choice.condition.digest for choice, _ in fitting}) > 1
     if fitting and not several:
         return fitting[0]
-    asked = [f"condition {condition}"] * (condition is not None) + [f"seed {seed}"] * (seed is not None)
+    wanted = "the recipe's own seed" if seed is None else f"seed {seed}"
+    asked = [f"condition {condition}"] * (condition is not None) + [wanted] * (seed is not None or condition is None)
     problem = "fits more than one board" if several else "fits no board"
     boards = "; ".join(choice.describe() for choice, _ in found)
     raise UsageError(f"{' and '.join(asked)} {problem} on {where}; choose one of: {boards}")
@@ -163,10 +181,12 @@ def _condition(job: Job) -> Condition:
     return Condition.from_json(job.condition)
 
 
-def _choice(parts: tuple[_Finished, ...], wanted: int) -> Choice:
-    """`parts` make one board, of a track that has `wanted` parts; a submission is ranked if it has all of them."""
+def _choice(parts: tuple[_Finished, ...], wanted: int, own_seed: int, unranked: Collection[str]) -> Choice:
+    """`parts` make one board, of a track that has `wanted` parts; a submission is ranked if it has all of them, and is
+    not among the `unranked`.
+    """
     times = [job.finished_at for part in parts for job in part.jobs if job.finished_at is not None]
-    whole = set.intersection(*({job.submission_id for job in part.jobs} for part in parts))
+    whole = set.intersection(*({job.submission_id for job in part.jobs} for part in parts)) - set(unranked)
     first, *others = parts
     return Choice(
         condition=first.condition,
@@ -174,4 +194,5 @@ def _choice(parts: tuple[_Finished, ...], wanted: int) -> Choice:
         submissions=len(whole) if len(parts) == wanted else 0,
         finished_at=max(times),
         others=tuple(part.condition for part in others),
+        further=first.seed != own_seed,
     )

@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session, selectinload
 
 from ranker.board import Board
 from ranker.db.models import Job, Submission
+from ranker.db.rules import Verdict
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.manifest import read_manifest
+from ranker.rules import SHOWN, public_words, standing
 from ranker.sandbox.probes import Probe, rows
 from ranker.site import Sample, SubmissionPage, TrackRun
-from ranker.types import Fault, Group, JobKind, Part, Status, SubmissionState
+from ranker.types import Fault, Group, JobKind, Part, Rule, Standing, Status, SubmissionState
 
 OUR_FAILURE = "Something failed that was no fault of the team; the organizers will try it again."
 HIDDEN_FAILURE = "It failed on hidden tasks by its own fault; the organizers tell the team what happened."
@@ -36,6 +38,17 @@ class SubmissionView:
     state: SubmissionState
     check: Job | None
     evaluations: tuple[Job, ...]
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def standing(self) -> Standing:
+        """Whether it is ranked, once it is accepted, by what the rules say of it."""
+        return standing(self.verdicts)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether no check has accepted it, so that its standing does not matter."""
+        return self.state in {SubmissionState.RECEIVED, SubmissionState.REFUSED}
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -81,6 +94,8 @@ class SubmissionView:
             "id": self.submission.id,
             "team": self.submission.team,
             "state": self.state,
+            "standing": self.standing,
+            "verdicts": [verdict_json(verdict) for verdict in self.verdicts],
             "file": self.submission.file_name,
             "sha256": self.submission.digest,
             "bytes": self.submission.size_bytes,
@@ -91,6 +106,18 @@ class SubmissionView:
             "probes": [dataclasses.asdict(probe) for probe in self.probes],
             "evaluations": [job_json(job) for job in self.evaluations],
         }
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """What a rule says of a submission, as plain values."""
+    return {
+        "rule": verdict.rule,
+        "ruling": verdict.ruling,
+        "why": verdict.why,
+        "evidence": verdict.evidence,
+        "decided_at": verdict.decided_at.isoformat(),
+        "decided_by": verdict.decided_by,
+    }
 
 
 def job_json(job: Job) -> dict[str, Any]:
@@ -138,6 +165,7 @@ def submissions(session: Session) -> list[SubmissionView]:
     query = (
         select(Submission)
         .options(selectinload(Submission.jobs).selectinload(Job.scores), selectinload(Submission.allowed_hosts))
+        .options(selectinload(Submission.verdicts))
         .order_by(Submission.received_at, Submission.id)
     )
     return [_view(submission) for submission in session.scalars(query)]
@@ -153,6 +181,9 @@ def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
         fitting = [
             view for view in known if view.submission.team == name or (name and view.submission.digest.startswith(name))
         ]
+        counting = [view for view in fitting if view.submission.team == name and view.standing in SHOWN]
+        if len(fitting) > 1 and len(counting) == 1:
+            fitting = counting  # a team's name stands for what of the team's counts
         if len(fitting) != 1:
             listed = ", ".join(f"{view.submission.id} ({view.submission.team})" for view in fitting or known[:10])
             raise UsageError(
@@ -164,13 +195,20 @@ def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
 
 
 def pages(
-    session: Session, home: Home, boards: Sequence[Board], *, with_predictions: bool = False
+    session: Session,
+    home: Home,
+    boards: Sequence[Board],
+    *,
+    with_predictions: bool = False,
+    including: Collection[Standing] = (),
 ) -> list[SubmissionPage]:
     """What the site says of each submission, with the runs that stand on `boards`.
 
+    None is made of those that the rules neither rank nor leave pending, unless `including` has their standing.
     `with_predictions`: the files of all scored pairs of the public tasks are to stand beside the page.
     """
-    found = [_page(view, home, boards) for view in submissions(session)]
+    shown = {*SHOWN, *including}
+    found = [_page(view, home, boards) for view in submissions(session) if view.standing in shown]
     if with_predictions:
         return found
     return [replace(page, runs=tuple(replace(run, predictions={}) for run in page.runs)) for page in found]
@@ -197,6 +235,7 @@ def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> Submissi
         state=view.state,
         encoder=check["encoder"] if check is not None else None,
         reasons=view.public_reasons,
+        standing="" if view.is_out or view.standing is Standing.RANKED else public_words(view.verdicts),
         runs=tuple(runs),
     )
 
@@ -243,8 +282,13 @@ def _view(submission: Submission) -> SubmissionView:
     jobs = sorted(submission.jobs, key=lambda job: job.id)
     checks = [job for job in jobs if job.kind == JobKind.CHECK]
     evaluations = tuple(job for job in jobs if job.kind == JobKind.EVALUATE)
+    order = list(Rule)
     return SubmissionView(
-        submission=submission, state=state_of(jobs), check=checks[-1] if checks else None, evaluations=evaluations
+        submission=submission,
+        state=state_of(jobs),
+        check=checks[-1] if checks else None,
+        evaluations=evaluations,
+        verdicts=tuple(sorted(submission.verdicts, key=lambda verdict: order.index(Rule(verdict.rule)))),
     )
 
 

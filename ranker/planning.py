@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -14,18 +14,23 @@ from ranker.config import Benchmark
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.overview import SubmissionView
-from ranker.types import Condition, JobKind, Part, Status, SubmissionState
+from ranker.rules import SHOWN
+from ranker.types import Condition, JobKind, Part, Standing, Status, SubmissionState
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Jobs of the evaluations that were asked for (`asked`), and of those that are still to be done (`job_ids`)."""
+    """Jobs of the evaluations that were asked for (`asked`), and of those that are still to be done (`job_ids`).
+
+    `left_out`: submissions that were accepted, and cannot be ranked, by id.
+    """
 
     benchmark: str
     submission_ids: tuple[str, ...]
     asked: tuple[int, ...]
     job_ids: tuple[int, ...]
     demonstration: tuple[str, ...]
+    left_out: Mapping[str, Standing] = field(default_factory=dict)
 
 
 def conditions(
@@ -69,11 +74,14 @@ def plan(
     names: Sequence[str] | None,
     now: datetime,
 ) -> Plan:
-    """Queue what these submissions (None: all accepted ones) miss under the wanted conditions.
+    """Queue what these submissions (None: all accepted ones that are ranked or may yet be) miss under the wanted
+    conditions.
 
     Raises UsageError for a submission that no encoder check has accepted.
     """
-    accepted = _accepted(session, names)
+    fit = _accepted(session, names)
+    left_out = {view.submission.id: view.standing for view in fit if names is None and view.standing not in SHOWN}
+    accepted = [view for view in fit if view.submission.id not in left_out]
     jobs = [
         queue.enqueue(
             session,
@@ -94,6 +102,7 @@ def plan(
         asked=tuple(job.id for job in jobs),
         job_ids=tuple(job.id for job in jobs if job.status in {Status.QUEUED, Status.RUNNING}),
         demonstration=tuple(dict.fromkeys(reason for each in wanted for reason in each.demonstration)),
+        left_out=left_out,
     )
 
 

@@ -261,7 +261,9 @@ def test_conditions_never_mix(place: Place) -> None:
 
 
 def test_the_default_board(place: Place) -> None:
-    """Fewest reasons to call it a demonstration, then most submissions, then the most recent; listed in that order."""
+    """The recipe's own seed, fewest reasons to call it a demonstration, most submissions, then the most recent; listed in
+    that order, further seeds last.
+    """
     bench = benchmark()
     shown, two, old, new = (
         condition(bench, "fewer steps", device="shown"),
@@ -280,9 +282,10 @@ def test_the_default_board(place: Place) -> None:
     listed = [
         (choice.condition.device, choice.seed, choice.submissions) for choice in conditions(place.session, bench, "A")
     ]
-    assert listed == [("two", 42, 2), ("new", 7, 1), ("new", 42, 1), ("old", 42, 1), ("shown", 42, 2)]
+    assert listed == [("two", 42, 2), ("new", 42, 1), ("old", 42, 1), ("shown", 42, 2), ("new", 7, 1)]
     assert place.board(bench).condition == two
     assert place.board(bench, seed=7).seed == 7
+    assert place.board(bench, condition=new.digest).seed == 42
     assert place.board(bench, condition=new.digest, seed=42).seed == 42
 
 
@@ -379,26 +382,32 @@ def test_exports_say_the_same_as_the_board(place: Place) -> None:
         "rows": [
             {
                 "team": "a",
+                "submission": board.rows[0].submission_id,
+                "standing": "ranked",
                 "rank": 1,
                 "score": 0.5,
                 "groups": {"public": 0.5},
                 "tasks": {"keyword": 0.5, "pitch": 0.5},
                 "missing": [],
+                "pending": [],
             },
             {
                 "team": "b",
+                "submission": board.rows[1].submission_id,
+                "standing": "ranked",
                 "rank": None,
                 "score": None,
                 "groups": {"public": None},
                 "tasks": {"keyword": 0.5, "pitch": None},
                 "missing": ["pitch"],
+                "pending": [],
             },
         ],
     }
     frame = board.to_frame()
     names = ["rank", "team", "submission", "score", "score.low", "score.high", "mean.public"]
     names += [f"{task}{end}" for task in TASKS for end in ("", ".low", ".high")]
-    assert list(frame.columns) == [*names, "missing"]
+    assert list(frame.columns) == [*names, "missing", "standing"]
     assert frame["rank"].tolist() == [1, pd.NA]
     cell = board.rows[0].cells["pitch"]
     assert cell.interval is not None

@@ -224,7 +224,7 @@ def test_shape_of_data_json(small: Path) -> None:
         "made_at", "others",
     ]  # fmt: skip
     first = data["submissions"][0]
-    assert list(first) == ["id", "team", "digest", "received_at", "state", "reasons", "encoder", "runs"]
+    assert list(first) == ["id", "team", "digest", "received_at", "state", "reasons", "standing", "encoder", "runs"]
     assert list(first["runs"][0]) == ["track", "manifest", "curve", "samples"]
     assert first["runs"][0]["samples"]["keyword"][0] == {
         "item": "clip-keyword-0000", "reference": "reference-of-keyword", "candidate": "yes", "score": 0.0,

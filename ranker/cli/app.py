@@ -18,12 +18,16 @@ from ranker.cli import tables
 from ranker.cli.audit import audit
 from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
+from ranker.cli.doctor import doctor
 from ranker.cli.estimate import estimate
 from ranker.cli.hosts import allow_host
 from ranker.cli.ingest import check, ingest, run_checks
 from ranker.cli.inspect import data_inspect
 from ranker.cli.links import links_app
+from ranker.cli.log import log
+from ranker.cli.logs import logs
 from ranker.cli.metric import metric
+from ranker.cli.metrics import metrics
 from ranker.cli.options import (
     AddressOption,
     BenchmarkOption,
@@ -33,6 +37,7 @@ from ranker.cli.options import (
     JsonFlag,
     SandboxOption,
     TrackOption,
+    WithOption,
     WorkersOption,
     err,
     out,
@@ -40,6 +45,11 @@ from ranker.cli.options import (
     warn_without_sandbox,
 )
 from ranker.cli.progress import JobDisplay
+from ranker.cli.queue import cancel, pause, print_pause, prioritize, rerun, resume, retry
+from ranker.cli.rules import admit, disqualify, judge, reinstate, review, warn_of_outdated, withdraw
+from ranker.cli.teams import teams_app
+from ranker.cli.watch import watch
+from ranker.cli.work import work
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 from ranker.types import ExecutorName
 
@@ -64,6 +74,15 @@ app.command()(audit)
 app.command()(calibrate)
 app.command()(estimate)
 app.command()(metric)
+app.command()(logs)
+app.command()(metrics)
+app.command()(doctor)
+app.add_typer(teams_app, name="teams")
+for decide in (review, admit, withdraw, disqualify, reinstate, judge):
+    app.command()(decide)
+app.command()(log)
+for each in (cancel, retry, prioritize, rerun, pause, resume, work):
+    app.command()(each)
 
 # Every complaint about the command line is a click exception; typer has its own copy of click, or not, by its version.
 Misuse = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
@@ -125,7 +144,7 @@ def evaluate(
     submissions: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="Ids, their beginnings, or teams.")
     ] = None,
-    everyone: Annotated[bool, typer.Option("--all", help="Every accepted submission.")] = False,
+    everyone: Annotated[bool, typer.Option("--all", help="Every accepted submission that may be ranked.")] = False,
     benchmark: BenchmarkOption = None,
     track: TrackOption = None,
     limit_steps: Annotated[
@@ -136,6 +155,9 @@ def evaluate(
     executor: ExecutorOption = ExecutorName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
+    only_queue: Annotated[
+        bool, typer.Option("--queue", help="Only queue it, for `ranker work` in another terminal.")
+    ] = False,
 ) -> None:
     """Run what is missing for these submissions.
 
@@ -147,15 +169,21 @@ def evaluate(
     warn_without_sandbox(service.sandbox(sandbox))
     wanted = services.Wanted(benchmark=benchmark, track=track, limit_steps=limit_steps, sandbox=sandbox)
     placing = services.Placing(executor=executor, address=address, workers=workers)
-    if everyone:
+    if everyone and not only_queue:
         run_checks(service, list(service.queue_checks(None).values()), sandbox)
     plan = service.queue_evaluations(submissions, wanted, placing=placing)
     if plan.demonstration:
         err.print(tables.demonstration(plan.demonstration))
+    if plan.left_out:
+        err.print(tables.left_out(plan.left_out))
     if not plan.asked:
         err.print("no submission has been accepted yet: `ranker ingest FILE.zip` takes one in")
         return
     err.print(Text(f"{len(plan.job_ids)} of {len(plan.asked)} evaluations on {plan.benchmark} are to be done"))
+    if only_queue:
+        print_pause(service)
+        err.print("they are queued: `ranker work` does them")
+        return
     with service.open() as engine, JobDisplay(engine, plan.job_ids, err) as display:
         service.run(plan.job_ids, sandbox=sandbox, placing=placing, on_tick=display.tick)
     failures = [(view, view.failures_of(plan.asked)) for view in service.find(plan.submission_ids)]
@@ -168,16 +196,34 @@ def evaluate(
 
 
 @app.command()
-def status(context: typer.Context, as_json: JsonFlag = False) -> None:
+def status(
+    context: typer.Context,
+    watching: Annotated[
+        bool,
+        typer.Option("--watch", "-w", help="Show what runs, again and again, until Ctrl-C; with --json, as lines."),
+    ] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option("--interval", min=0.1, metavar="SECONDS", help="With --watch; default: 2, or 30 in a file."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """List submissions and their jobs."""
     service: services.Ranker = context.obj
+    if watching:
+        watch(service, as_json=as_json, interval_s=interval)
+        return
     views = service.submissions()
+    if not as_json:
+        print_pause(service)
     if as_json:
         print_json([view.to_json() for view in views])
+        warn_of_outdated(service)
     elif not views:
         out.print("no submissions yet: `ranker ingest FILE.zip` takes one in")
     else:
         out.print(tables.submissions(views))
+        warn_of_outdated(service)
 
 
 @app.command()
@@ -213,22 +259,33 @@ def rank(
             "--benchmark may then be the path of a YAML file.",
         ),
     ] = None,
+    including: WithOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the ranking, normalised and weighted."""
+    """Print the ranking, normalised and weighted.
+
+    What the rules leave pending stands below, without a rank; what is superseded, late, withdrawn or disqualified
+    appears only where --with asks for it.
+    """
     service: services.Ranker = context.obj.with_hidden(hidden)
     if scores is not None:
-        if condition is not None:
-            raise UsageError("--condition chooses among what was measured here; a table made elsewhere has none")
+        if condition is not None or including:
+            raise UsageError(
+                "--condition and --with choose among what was measured here; a table made elsewhere has neither "
+                "conditions nor standings"
+            )
         print_ranked(service.rank_table(scores, benchmark, track=track), as_json=as_json)
         return
-    boards = service.boards(benchmark, track=track, condition=condition)
+    boards = service.boards(benchmark, track=track, condition=condition, including=including or ())
+    warn_of_outdated(service)
     if as_json:
         rankings = [services.ranking_json(board) for board in boards]
         print_json(rankings[0] if len(rankings) == 1 else rankings)
         return
     for board in boards:
         out.print(tables.board(board, out.width))
+        if any(row.pending for row in board.rows):
+            out.print(tables.pending(board))
     reasons = dict.fromkeys(reason for board in boards for reason in board.demonstration)
     if reasons:
         out.print(tables.demonstration(list(reasons)))
@@ -278,10 +335,15 @@ def leaderboard(
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Publish every prediction of the public tasks, with its reference.")
     ] = False,
+    including: WithOption = None,
 ) -> None:
-    """Write the static page, with JSON and CSV beside it."""
+    """Write the static page, with JSON and CSV beside it.
+
+    What is superseded, late, withdrawn or disqualified has no place on it, unless --with asks for it.
+    """
     service: services.Ranker = context.obj.with_hidden(hidden)
-    out.print(Text(str(service.publish(benchmark, folder, with_predictions=predictions))))
+    index = service.publish(benchmark, folder, with_predictions=predictions, including=including or ())
+    out.print(Text(str(index)))
 
 
 @app.command()
@@ -293,28 +355,17 @@ def results(
         Path | None, typer.Option("--remarks", exists=True, dir_okay=False, help="Markdown to stand below the figures.")
     ] = None,
     file: Annotated[Path | None, typer.Option("--out", dir_okay=False, help="File; default: standard output.")] = None,
+    including: WithOption = None,
 ) -> None:
     """Write a benchmark's figures as Markdown.
 
     Ranking, scores, hardware and durations, all from the database.
     """
     service: services.Ranker = context.obj.with_hidden(hidden)
-    text = service.results(benchmark, remarks)
+    text = service.results(benchmark, remarks, including=including or ())
+    warn_of_outdated(service)
     if file is None:
         sys.stdout.write(text)
     else:
         file.write_text(text, encoding="utf-8")
         out.print(Text(str(file)))
-
-
-@app.command()
-def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Say what works here, and what to do if not."""
-    service: services.Ranker = context.obj
-    findings = service.examine()
-    if as_json:
-        print_json([finding.to_json() for finding in findings])
-    else:
-        out.print(tables.findings(findings))
-    if services.is_lame(findings):
-        raise typer.Exit(services.MISSING_EXIT_CODE)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ranker.types import ExecutorName, SandboxName
+from ranker.types import ExecutorName, SandboxName, Standing
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -42,6 +42,10 @@ ConditionOption = Annotated[
     str | None, typer.Option("--condition", help="Beginning of a condition's digest, where there are several.")
 ]
 
+WithOption = Annotated[
+    list[Standing] | None,
+    typer.Option("--with", help="Rank these too, as if nothing stood against them; several times for several."),
+]
 HiddenOption = Annotated[
     Path | None,
     typer.Option(

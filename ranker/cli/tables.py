@@ -15,9 +15,10 @@ from rich.text import Text
 
 from ranker.db.models import Job
 from ranker.doctor import Finding, Verdict
+from ranker.events import RANKER
 from ranker.sandbox import probes, usage
 from ranker.types import Group as TaskGroup
-from ranker.types import Status, SubmissionState
+from ranker.types import Ruling, Standing, Status, SubmissionState
 
 if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table of scores does without
     from ranker.board import Board, Row, TaskColumn
@@ -33,6 +34,12 @@ _COLOURS = {
     SubmissionState.FAILED: "red",
     SubmissionState.EVALUATED: "green",
     SubmissionState.ACCEPTED: "cyan",
+}
+_RULING_COLOURS = {
+    Ruling.MET: "green",
+    Ruling.PENDING: "yellow",
+    Ruling.BROKEN: "red",
+    Ruling.WAIVED: "cyan",
 }
 
 
@@ -82,11 +89,29 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[st
         score = [] if groups is None else [_number(row.score), _interval(row), *means]
         cells = [row.cells.get(column.name) for column in columns]
         numbers = [_number(None if cell is None else cell.raw) for cell in cells]
-        table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *score, *numbers)
+        table.add_row("-" if row.rank is None else str(row.rank), _team(row), *score, *numbers)
     floor = [Text(_number(column.blind), style="dim") for column in columns]
     gap = [] if groups is None else [""] * (2 + len(groups))
     table.add_row("", Text(_WITHOUT_LISTENING, style="dim"), *gap, *floor)
     return table
+
+
+def _team(row: Row) -> Text:
+    """The team, and its submission's standing unless it is simply ranked."""
+    return Text(row.team) if row.standing is Standing.RANKED else Text.assemble(row.team, (f" ({row.standing})", "dim"))
+
+
+def left_out(standings: Mapping[str, Standing]) -> RenderableType:
+    """Why `--all` is not all."""
+    counts = Counter(standings.values())
+    kinds = ", ".join(f"{count} {standing}" for standing, count in counts.items())
+    return Text(f"left out: {kinds}; `ranker evaluate ID` evaluates one all the same")
+
+
+def pending(value: Board) -> RenderableType:
+    """What the rules still ask of submissions that have no rank for it."""
+    lines = [f"· {row.team} ({row.submission_id}): {'; '.join(row.pending)}" for row in value.rows if row.pending]
+    return Text("\n".join(["not ranked yet:", *lines]))
 
 
 def _groups(value: Board) -> list[str]:
@@ -161,7 +186,7 @@ def submissions(views: Sequence[SubmissionView]) -> RenderableType:
     for name in ("id", "team", "received (UTC)", "state", "evaluations"):
         table.add_column(name, overflow="fold")
     for view in views:
-        state = Text(view.state, style=_COLOURS.get(view.state, ""))
+        state = Text(_stands(view), style=_COLOURS.get(view.state, ""))
         lines = Counter(_job_line(job) for job in view.evaluations)
         jobs = Text("\n".join(f"{line} ({count} conditions)" if count > 1 else line for line, count in lines.items()))
         received = view.submission.received_at.strftime("%Y-%m-%d %H:%M:%S")
@@ -175,7 +200,7 @@ def submission(view: SubmissionView) -> RenderableType:
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_row("id", own.id)
     facts.add_row("team", Text(own.team))
-    facts.add_row("state", Text(view.state, style=_COLOURS.get(view.state, "")))
+    facts.add_row("state", Text(_stands(view), style=_COLOURS.get(view.state, "")))
     facts.add_row("file", Text(f"{own.file_name} ({decimal(own.size_bytes)})"))
     facts.add_row("sha256", own.digest)
     facts.add_row("received", own.received_at.isoformat())
@@ -186,6 +211,8 @@ def submission(view: SubmissionView) -> RenderableType:
     parts: list[RenderableType] = [facts]
     if view.reasons:
         parts.append(Text("\nwhy:\n" + "\n".join(f"  · {reason}" for reason in view.reasons), style="red"))
+    if view.verdicts:
+        parts += [Text("\nthe rules say:"), *_verdicts(view)]
     if view.check is not None and view.check.result is not None:
         parts += _checked(view.check.result["encoder"])
         parts += _phases(view.check.result)
@@ -205,6 +232,31 @@ def submission(view: SubmissionView) -> RenderableType:
             parts += [Text(f"  the encoder: {'; '.join(took)}")] if took else []
             parts.append(Text(f"  manifest: {job.result['run']}/manifest.json", style="dim"))
     return Group(*parts)
+
+
+def standing(view: SubmissionView) -> RenderableType:
+    """Where a submission stands, and what each rule says of it."""
+    line = f"{view.submission.id}  {view.submission.team}: {_stands(view)}"
+    return Group(Text(line), *_verdicts(view))
+
+
+def _stands(view: SubmissionView) -> str:
+    """The state of its jobs and, once it is accepted and unless it is simply ranked, its standing."""
+    is_plain = view.is_out or view.standing is Standing.RANKED
+    return view.state if is_plain else f"{view.state}, {view.standing}"
+
+
+def _verdicts(view: SubmissionView) -> list[RenderableType]:
+    if not view.verdicts:
+        return []
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for _ in ("rule", "ruling", "why"):
+        table.add_column(overflow="fold")
+    for verdict in view.verdicts:
+        by = "" if verdict.decided_by == RANKER else f" (decided by {verdict.decided_by})"
+        ruling = Text(verdict.ruling, style=_RULING_COLOURS[Ruling(verdict.ruling)])
+        table.add_row(Text(verdict.rule.replace("_", " ")), ruling, Text(verdict.why + by))
+    return [table]
 
 
 def _checked(encoder: Mapping[str, Any]) -> list[RenderableType]:

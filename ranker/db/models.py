@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ranker.db.base import Base, UtcDateTime, one_of
+from ranker.db.rules import Verdict
 from ranker.types import Condition, Ending, Fault, JobKind, Part, Status
 
 
@@ -41,6 +42,7 @@ class Submission(Base):
     report_digest: Mapped[str | None] = mapped_column(String(64))
     jobs: Mapped[list[Job]] = relationship(back_populates="submission", order_by="Job.id")
     allowed_hosts: Mapped[list[AllowedHost]] = relationship(order_by="AllowedHost.id")
+    verdicts: Mapped[list[Verdict]] = relationship(order_by="Verdict.id", viewonly=True)
 
     @property
     def checks(self) -> list[Job]:

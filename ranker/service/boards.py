@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from ranker import config
 from ranker.errors import UsageError
 from ranker.service.opened import Opened
+from ranker.types import Action, Standing
 
 if TYPE_CHECKING:
     from ranker.board import Board
@@ -24,16 +25,26 @@ if TYPE_CHECKING:
 class Boards(Opened):
     """What the scores say: rankings, comparisons, pages."""
 
-    def boards(self, name: str | None, *, track: str | None = None, condition: str | None = None) -> list[Board]:
-        """The benchmark's boards, one per track. Raises MissingError where there is none, or not the one asked for."""
+    def boards(
+        self,
+        name: str | None,
+        *,
+        track: str | None = None,
+        condition: str | None = None,
+        including: Collection[Standing] = (),
+    ) -> list[Board]:
+        """The benchmark's boards, one per track. Raises MissingError where there is none, or not the one asked for.
+
+        `including`: standings that are taken as if they were ranked.
+        """
         from ranker import board
 
         benchmark = self.benchmark(name)
         with self.reading() as reading:
             now = datetime.now(UTC)
             return [
-                board.assemble(reading, self.home, benchmark, each, condition=condition, now=now)
-                for each in _tracks(reading, benchmark, track)
+                board.assemble(reading, self.home, benchmark, each, condition=condition, including=including, now=now)
+                for each in _tracks(reading, benchmark, track, including)
             ]
 
     def rank_table(self, table: Path, benchmark: str | None, *, track: str | None) -> Ranked:
@@ -64,27 +75,55 @@ class Boards(Opened):
                 each: comparison.compare(
                     reading, self.home, benchmark, each, first=one, second=other, condition=condition
                 )
-                for each in _tracks(reading, benchmark, track)
+                for each in _tracks(reading, benchmark, track, tuple(Standing))
             }
 
-    def publish(self, name: str | None, folder: Path | None, *, with_predictions: bool) -> Path:
+    def publish(
+        self,
+        name: str | None,
+        folder: Path | None,
+        *,
+        with_predictions: bool,
+        including: Collection[Standing] = (),
+    ) -> Path:
         """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board.
 
+        Verdicts are brought up to date first, and the log tells who published what. `including`: see `boards`.
         `with_predictions`: beside it stand all scored pairs of the public tasks, from which anyone can compute a score.
         """
-        from ranker import board, calibration, overview, site
+        from ranker import board, calibration, events, overview, rules, site
+        from ranker.db.session import session
+        from ranker.digest import file_digest
 
         benchmark = self.benchmark(name)
+        self.refuse_without_database()
+        now = datetime.now(UTC)
+        with self.open() as engine, session(engine) as writing:
+            rules.judge_all(writing, self.home, now, rules=self.service.rules)
         with self.reading() as reading:
-            now = datetime.now(UTC)
             boards = [
-                board.assemble(reading, self.home, benchmark, track, now=now) for track in _ready(reading, benchmark)
+                board.assemble(reading, self.home, benchmark, track, including=including, now=now)
+                for track in _ready(reading, benchmark, including)
             ]
             assessed = [calibration.assess(reading, benchmark, each.track, each) for each in boards]
             calibrations = [each for each in assessed if each is not None]
             calibration.refuse_uncalibrated(benchmark, calibrations)
-            pages = overview.pages(reading, self.home, boards, with_predictions=with_predictions)
-        return site.render(boards, pages, folder or self.home.site, calibrations=calibrations)
+            pages = overview.pages(reading, self.home, boards, with_predictions=with_predictions, including=including)
+        index = site.render(boards, pages, folder or self.home.site, calibrations=calibrations)
+        with self.open() as engine, session(engine) as writing:
+            events.record(
+                writing,
+                actor=events.whoami(),
+                action=Action.PUBLISH,
+                now=now,
+                benchmark=benchmark.name,
+                to=str(index),
+                conditions={each.track: each.condition.digest for each in boards},
+                including=sorted(including),
+                predictions=with_predictions,
+                data=file_digest(index.with_name("data.json")),
+            )
+        return index
 
     def calibrations(self, name: str | None, *, asked: Sequence[int] = ()) -> list[Calibration]:
         """Each track's published figures beside what was measured in the jobs `asked`; without these, on its board."""
@@ -93,27 +132,37 @@ class Boards(Opened):
 
         benchmark = self.benchmark(name)
         found = []
+        everything = tuple(Standing)  # what a baseline measures does not depend on who sent it, or when
         with self.reading() as reading:
             digests = {reading.get_one(Job, job).condition_digest for job in asked}
             for track in calibration.tracks(benchmark):
-                known = [choice.condition.digest for choice in board.conditions(reading, benchmark, track)]
+                choices = board.conditions(reading, benchmark, track, including=everything)
+                known = [choice.condition.digest for choice in choices]
                 digest = next((each for each in known if each in digests or not asked), None)
                 made = (
-                    board.assemble(reading, self.home, benchmark, track, condition=digest, now=datetime.now(UTC))
+                    board.assemble(
+                        reading,
+                        self.home,
+                        benchmark,
+                        track,
+                        condition=digest,
+                        including=everything,
+                        now=datetime.now(UTC),
+                    )
                     if digest is not None
                     else None
                 )
                 found.append(calibration.assess(reading, benchmark, track, made))
         return [each for each in found if each is not None]
 
-    def results(self, name: str | None, remarks: Path | None) -> str:
+    def results(self, name: str | None, remarks: Path | None, *, including: Collection[Standing] = ()) -> str:
         """Ranking, scores, hardware and durations of a benchmark as Markdown; `remarks` is put below."""
         from ranker import overview
         from ranker.results import markdown
 
-        boards = self.boards(name)
+        boards = self.boards(name, including=including)
         with self.reading() as reading:
-            pages = overview.pages(reading, self.home, boards)
+            pages = overview.pages(reading, self.home, boards, including=including)
         return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"))
 
     def metric(self, name: str, file: Path, arguments: Mapping[str, str]) -> Recomputed:
@@ -123,13 +172,15 @@ class Boards(Opened):
         return recompute(name, file, arguments)
 
 
-def _ready(reading: Session, benchmark: config.Benchmark) -> list[str]:
+def _ready(reading: Session, benchmark: config.Benchmark, including: Collection[Standing]) -> list[str]:
     """The tracks that have a board."""
     from ranker import board
 
-    return [track for track in benchmark.tracks if board.conditions(reading, benchmark, track)]
+    return [track for track in benchmark.tracks if board.conditions(reading, benchmark, track, including=including)]
 
 
-def _tracks(reading: Session, benchmark: config.Benchmark, asked: str | None) -> list[str]:
+def _tracks(
+    reading: Session, benchmark: config.Benchmark, asked: str | None, including: Collection[Standing]
+) -> list[str]:
     """The track that is asked for; else those that have a board, or one that says that there is none yet."""
-    return [asked] if asked else _ready(reading, benchmark) or list(benchmark.tracks)[:1]
+    return [asked] if asked else _ready(reading, benchmark, including) or list(benchmark.tracks)[:1]

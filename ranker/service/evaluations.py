@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ranker.db.session import session
 from ranker.errors import PausedError, UsageError
 from ranker.service.opened import Opened
-from ranker.types import ExecutorName, SandboxName
+from ranker.types import Action, ExecutorName, SandboxName
 
 if TYPE_CHECKING:
     from ranker.audit import Asked, Audit
@@ -103,17 +103,34 @@ class Evaluations(Opened):
         return Local(workers=placing.workers)
 
     def queue_evaluations(self, names: Sequence[str] | None, wanted: Wanted, *, placing: Placing = HERE) -> Plan:
-        """Queue the evaluations that these submissions (None: all accepted ones) miss.
+        """Queue the evaluations that these submissions (None: all accepted ones that may be ranked) miss.
 
         Raises as `executor`, `ranker.planning.conditions` and `ranker.planning.plan`; nothing is written where data is
         missing.
         """
-        from ranker import planning
+        from ranker import events, planning, rules
+        from ranker.db.models import Job
 
         benchmark = self.benchmark(wanted.benchmark)
         conditions = self.conditions(benchmark, wanted, placing=placing)
+        now = datetime.now(UTC)
         with self.open() as engine, session(engine) as writing:
-            return planning.plan(writing, benchmark, conditions, names=names, now=datetime.now(UTC))
+            rules.judge_all(writing, self.home, now, rules=self.service.rules)
+            plan = planning.plan(writing, benchmark, conditions, names=names, now=now)
+            ordered: dict[str, list[int]] = {}
+            for job in plan.job_ids:
+                ordered.setdefault(writing.get_one(Job, job).submission_id, []).append(job)
+            for submission_id, jobs in ordered.items():
+                events.record(
+                    writing,
+                    actor=events.whoami(),
+                    action=Action.EVALUATE,
+                    submission_id=submission_id,
+                    now=now,
+                    benchmark=benchmark.name,
+                    jobs=jobs,
+                )
+            return plan
 
     def conditions(self, benchmark: Benchmark, wanted: Wanted, *, placing: Placing = HERE) -> list[Condition]:
         """Under which conditions evaluations would be made now. Raises as `ranker.planning.conditions`."""

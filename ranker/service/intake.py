@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from ranker import events
 from ranker.db.rules import Verdict
 from ranker.db.session import session
 from ranker.service.opened import Opened
-from ranker.types import LinkState, Ruling
+from ranker.types import Action, LinkState, Ruling
 
 if TYPE_CHECKING:
     from ranker.data.fetch import OnTransfer
@@ -117,7 +118,16 @@ class Intake(Opened):
 
         (view,) = self.find([name])
         with self.open() as engine, session(engine) as writing:
-            allow(writing, view.submission.id, host, by=getpass.getuser(), now=datetime.now(UTC))
+            now = datetime.now(UTC)
+            allow(writing, view.submission.id, host, by=getpass.getuser(), now=now)
+            events.record(
+                writing,
+                actor=events.whoami(),
+                action=Action.ALLOW_HOST,
+                submission_id=view.submission.id,
+                now=now,
+                host=host,
+            )
         (view,) = self.find([name])
         return view.allowed_hosts
 

@@ -85,14 +85,18 @@ class Opened:
         finally:
             engine.dispose()
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """One look at the database. Raises MissingError where there is none: looking makes no files."""
+    def refuse_without_database(self) -> None:
+        """Raises MissingError where there is no database: what only looks makes no files."""
         if not self.home.database_path.is_file():
             raise MissingError(
                 f"there is no ranker.db in {self.home.root}; `ranker ingest FILE.zip` begins one there, "
                 "and --home DIR or RANKER_HOME names another folder"
             )
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One look at the database. Raises MissingError where there is none: looking makes no files."""
+        self.refuse_without_database()
         with self.open() as engine, session(engine, read_only=True) as looking:
             yield looking
 

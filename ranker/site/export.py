@@ -83,6 +83,7 @@ def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]
         "received_at": page.received_at.isoformat(),
         "state": page.state.value,
         "reasons": list(page.reasons),
+        "standing": page.standing,
         "encoder": page.encoder,
         "runs": [
             {

@@ -43,8 +43,9 @@ class SubmissionPage:
     """One submission. Its scores are not here: they stand on the boards, under the same `id`.
 
     `digest`: SHA-256 of the ZIP. `received_at` has a zone. `encoder`: what the check found, as plain JSON values; None
-    where no check has finished. `reasons`: why it was refused or failed, one sentence each. `runs`: one per track and
-    part; `render` drops those of parts that are not public, whatever the caller gives.
+    where no check has finished. `reasons`: why it was refused or failed, one sentence each. `standing`: why it is not
+    ranked though it was accepted, in a sentence for everybody; empty if it is. `runs`: one per track and part; `render`
+    drops those of parts that are not public, whatever the caller gives.
     """
 
     id: str
@@ -54,6 +55,7 @@ class SubmissionPage:
     state: SubmissionState
     encoder: Mapping[str, Any] | None = None
     reasons: tuple[str, ...] = ()
+    standing: str = ""
     runs: tuple[TrackRun, ...] = ()
 
 

@@ -12,7 +12,7 @@ from ranker.calibration import Calibration
 from ranker.site import charts, text
 from ranker.site.calibration_view import CalibrationView, calibration_view
 from ranker.site.pages import SubmissionPage, page_path
-from ranker.types import Group
+from ranker.types import Group, Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class CellView:
 class RowView:
     """One row of the table. `href` is empty where no page of the submission exists.
 
+    `pending`: what the rules still ask of it. `standing`: why it would not be shown if it had not been asked for.
     `tied_to_next`: the difference to the next row is not statistically significant.
     """
 
@@ -43,6 +44,8 @@ class RowView:
     groups: tuple[CellView, ...]
     cells: tuple[CellView, ...]
     missing: tuple[str, ...]
+    pending: tuple[str, ...]
+    standing: str
     tied_to_next: bool
 
 
@@ -92,6 +95,7 @@ class TrackView:
     spans: tuple[Span, ...]
     ranked: tuple[RowView, ...]
     incomplete: tuple[RowView, ...]
+    pending: tuple[RowView, ...]
     has_intervals: bool
     has_ties: bool
     has_blind: bool
@@ -171,6 +175,8 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
             groups=tuple(CellView(value=row.groups[g], text=text.number(row.groups[g], digits)) for g in groups),
             cells=tuple(_cell(column, row, fields[column.name]) for column in board.columns),
             missing=row.missing,
+            pending=row.pending,
+            standing="" if row.standing in {Standing.RANKED, Standing.PENDING} else row.standing.value,
             tied_to_next=row.distinct_from_next is False,
         )
 
@@ -182,7 +188,8 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         groups=groups,
         spans=_spans(board.columns) if groups else (),
         ranked=tuple(map(row_view, ranked)),
-        incomplete=tuple(row_view(row) for row in board.rows if row.rank is None),
+        incomplete=tuple(row_view(row) for row in board.rows if row.rank is None and not row.pending),
+        pending=tuple(row_view(row) for row in board.rows if row.pending),
         has_intervals=any(row.interval for row in ranked),
         has_ties=any(row.distinct_from_next is False for row in ranked),
         has_blind=any(column.blind is not None for column in board.columns),
