@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import Engine, select
 
 from ranker import queue
 from ranker.db.models import Job, JobAttempt, Pause, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import connect, open_database, session
 from ranker.home import Home
 from ranker.queue import Claim, NewScore
 from ranker.types import Condition, Fault, JobKind, Precision, Status
@@ -46,11 +48,23 @@ def score(task: str = "pitch", value: float = 0.5) -> NewScore:
     return NewScore(task=task, metric="Accuracy", value=value, items=100, predictions=f"{task}.parquet", blind=0.1)
 
 
+@cache
+def _template() -> bytes:
+    with TemporaryDirectory() as folder:
+        home = Home(root=Path(folder))
+        engine = open_database(home)
+        with session(engine) as writing:
+            team = Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW)
+            writing.add(team)
+        engine.dispose()  # the last connection puts the write-ahead log into the file
+        return home.database_path.read_bytes()
+
+
 def new_database(root: Path) -> Engine:
-    engine = open_database(Home(root=root))
-    with session(engine) as writing:
-        writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
-    return engine
+    """A migrated database with one submission: the bytes of one that was made before, since migrations take time."""
+    path = Home(root=root).database_path
+    path.write_bytes(_template())
+    return connect(path)
 
 
 @pytest.fixture
