@@ -20,7 +20,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ranker import queue
+from ranker import queue, rules
 from ranker.config import load
 from ranker.db.session import open_database
 from ranker.errors import LeaseLostError
@@ -181,7 +181,14 @@ class Worker:
                     rest=heart.rest,
                 )
                 outcome = self.handlers[claim.kind](context)
-            queue.finish(self.engine, claim, now=_now(), result=outcome.result, scores=outcome.scores)
+            queue.finish(
+                self.engine,
+                claim,
+                now=_now(),
+                result=outcome.result,
+                scores=outcome.scores,
+                also=rules.after_job(self.home, self.service.rules, claim.kind, claim.submission_id),
+            )
         except KeyboardInterrupt:
             queue.release(self.engine, claim, _now())  # refused, if it was for the loss of the job
             tell(log, Happening.GIVEN_BACK, "stopped by a signal, or asked to; the job is queued again")

@@ -109,8 +109,18 @@ def is_asked_back(engine: Engine, claim: Claim) -> bool:
         return pause is not None and pause.give_back
 
 
-def finish(engine: Engine, claim: Claim, *, now: datetime, result: dict[str, Any], scores: Sequence[NewScore]) -> None:
-    """Record the result and every score, and that the job succeeded, in one transaction. Raises LeaseLostError."""
+def finish(
+    engine: Engine,
+    claim: Claim,
+    *,
+    now: datetime,
+    result: dict[str, Any],
+    scores: Sequence[NewScore],
+    also: Callable[[Session], object] | None = None,
+) -> None:
+    """Record the result and every score, and that the job succeeded, in one transaction; in it, last, do what `also`
+    does: what follows from the result. Raises LeaseLostError.
+    """
     with open_session(engine) as session:
         job = _owned(session, claim)
         moves.end(session, job, Status.SUCCEEDED, Ending.SUCCEEDED, now=now)
@@ -127,6 +137,9 @@ def finish(engine: Engine, claim: Claim, *, now: datetime, result: dict[str, Any
             )
             for score in scores
         )
+        if also is not None:
+            session.flush()
+            also(session)
 
 
 def fail(

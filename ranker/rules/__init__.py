@@ -1,11 +1,12 @@
 """The rules of the challenge: teams, the deadline, one model of each team; what they say of each submission."""
 
-from ranker.rules.judging import Change, configured, judge, judge_all, outdated, standings
+from ranker.rules.judging import Change, after_job, configured, judge, judge_all, outdated, standings
 from ranker.rules.standing import SHOWN, missing, public_words, standing
 
 __all__ = [
     "SHOWN",
     "Change",
+    "after_job",
     "configured",
     "judge",
     "judge_all",

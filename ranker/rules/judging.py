@@ -8,9 +8,9 @@ configuration: see `outdated`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -58,6 +58,13 @@ def judge(
     """
     rules = rules or configured(home)
     return _settle(session, rules, now, None if rules.one_model_per_team else [submission_id])
+
+
+def after_job(home: Home, rules: Rules, kind: JobKind, submission_id: str) -> Callable[[Session], list[Change]] | None:
+    """What to do in the transaction that records a job's end: an accepted check is a fact that the rules look at."""
+    if kind is not JobKind.CHECK:
+        return None
+    return lambda session: judge(session, home, submission_id, datetime.now(UTC), rules=rules)
 
 
 def judge_all(session: Session, home: Home, now: datetime, *, rules: Rules | None = None) -> list[Change]:
