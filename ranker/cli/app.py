@@ -21,6 +21,7 @@ from ranker.cli.data import data_app
 from ranker.cli.doctor import doctor
 from ranker.cli.estimate import estimate
 from ranker.cli.hosts import allow_host
+from ranker.cli.inbox import inbox
 from ranker.cli.ingest import check, ingest, run_checks
 from ranker.cli.inspect import data_inspect
 from ranker.cli.links import links_app
@@ -44,6 +45,7 @@ from ranker.cli.options import (
     print_json,
     warn_without_sandbox,
 )
+from ranker.cli.outbox import outbox_app
 from ranker.cli.progress import JobDisplay
 from ranker.cli.queue import cancel, pause, print_pause, prioritize, rerun, resume, retry
 from ranker.cli.rules import admit, disqualify, judge, reinstate, review, warn_of_outdated, withdraw
@@ -69,6 +71,8 @@ app.add_typer(data_app, name="data")
 app.command()(ingest)
 app.command()(check)
 app.add_typer(links_app, name="links")
+app.command()(inbox)
+app.add_typer(outbox_app, name="outbox")
 app.command("allow-host")(allow_host)
 app.command()(audit)
 app.command()(calibrate)
