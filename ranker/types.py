@@ -377,6 +377,11 @@ class Progress:
         """Plain values for the job's `progress` column."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Progress:
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on anything else."""
+        return cls(**(value | {"stage": Stage(value["stage"])}))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:

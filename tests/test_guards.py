@@ -36,7 +36,7 @@ LAYERS = """
     calibration doctor likeness
     evaluation mend site
     comparison overview perform
-    audit orders outbox planning results worker
+    audit coordinator orders outbox planning results worker
     replies
     service
     cli
@@ -96,7 +96,7 @@ def test_the_server_in_the_sandbox_knows_nothing_of_ranker() -> None:
     ("library", "room"),
     [("typer", "cli"), ("rich", "cli"), ("click", None), ("docker", "sandbox"), ("alembic", "db"), ("jinja2", ("replies", "site")),
      ("peft", "lalm"), ("accelerate", "lalm"), ("jiwer", "metrics"), ("sklearn", "metrics"), ("pypdf", "intake"),
-     ("huggingface_hub", "data"), ("httpx2", "data")],
+     ("huggingface_hub", "data"), ("httpx2", "data"), ("ray", "executors")],
 )  # fmt: skip
 def test_a_library_has_one_room(library: str, room: str | tuple[str, ...] | None) -> None:
     """What the command line, the engine or the model is made with must not leak into rooms that could do without."""

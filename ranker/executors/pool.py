@@ -18,6 +18,8 @@ from ranker.errors import InfraError
 
 STOP_GRACE_S = 30.0
 MAX_IDLE_DEATHS = 3
+EXIT_HOPELESS = 75
+"""Of a process that would end in the same way if it were started again; its last line says why."""
 
 
 @dataclass(kw_only=True)
@@ -89,13 +91,15 @@ class Pool:
             code, slot.process = slot.process.returncode, None
             if code == 0:
                 continue
+            if code == EXIT_HOPELESS:
+                raise InfraError(last_line(slot.errors))
             bad += 1
             self._idle_deaths = self._idle_deaths + 1 if attempts == self._attempts_at_death else 1
             self._attempts_at_death = attempts
             if self._idle_deaths >= MAX_IDLE_DEATHS:
                 raise InfraError(
                     f"{self._idle_deaths} workers in a row ended before they began a job, the last with exit status "
-                    f"{code}: {_last_line(slot.errors)}; run `ranker doctor`, then the same command again"
+                    f"{code}: {last_line(slot.errors)}; run `ranker doctor`, then the same command again"
                 )
         return bad
 
@@ -115,7 +119,8 @@ class Pool:
         return [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]
 
 
-def _last_line(errors: IO[bytes]) -> str:
+def last_line(errors: IO[bytes]) -> str:
+    """The last thing that a process wrote to this file."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(size - 4096, 0))
     lines = errors.read().decode(errors="replace").split("\n")
