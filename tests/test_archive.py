@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import random
 import resource
 import stat
 import struct
@@ -19,80 +18,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from effort import count
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from archives import ENCODER, LIMITS, Entry, contents, craft, reasons, unpack_bytes, zip_of
 from kills import is_killed_at
 
-from ranker.errors import InfraError, ParticipantError, UsageError
-from ranker.intake.archive import MAX_REASONS, Unpacked, unpack
+from ranker.errors import InfraError, UsageError
+from ranker.intake.archive import MAX_REASONS, unpack
 from ranker.settings import ArchiveLimits
-
-LIMITS = ArchiveLimits()
-ENCODER = b"class TinyEncoder: ...\n"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One entry of a hand-made ZIP; what is None is stated truthfully."""
-
-    name: str | bytes
-    content: bytes = b""
-    method: int = zipfile.ZIP_STORED
-    flags: int = 0x800  # names are UTF-8
-    mode: int = 0
-    local_name: bytes | None = None
-    stated_size: int | None = None
-    stated_crc: int | None = None
-    offset: int | None = None
-
-
-def craft(*entries: Entry) -> bytes:
-    """The bytes of a ZIP as APPNOTE.TXT describes it, with whatever lies the entries tell."""
-    body, directory = bytearray(), bytearray()
-    for entry in entries:
-        name = entry.name.encode() if isinstance(entry.name, str) else entry.name
-        local_name = name if entry.local_name is None else entry.local_name
-        data = entry.content
-        if entry.method == zipfile.ZIP_DEFLATED:
-            packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-            data = packer.compress(entry.content) + packer.flush()
-        size = len(entry.content) if entry.stated_size is None else entry.stated_size
-        crc = zlib.crc32(entry.content) if entry.stated_crc is None else entry.stated_crc
-        shared = (20, entry.flags, entry.method, 0, 0x21, crc, len(data), size)
-        offset = len(body) if entry.offset is None else entry.offset
-        body += struct.pack("<4s5H3I2H", b"PK\3\4", *shared, len(local_name), 0) + local_name + data
-        directory += struct.pack(
-            "<4s6H3I5H2I", b"PK\1\2", 0x314, *shared, len(name), 0, 0, 0, 0, entry.mode << 16, offset
-        )
-        directory += name
-    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), len(body), 0)
-    return bytes(body + directory + end)
-
-
-def reasons(tmp_path: Path, data: bytes, limits: ArchiveLimits = LIMITS) -> tuple[str, ...]:
-    """Why `data` is refused; fails if it is not, or if anything at all is left behind."""
-    with pytest.raises(ParticipantError) as refusal:
-        unpack_bytes(tmp_path, data, limits)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.zip"], "a refused archive leaves nothing"
-    return refusal.value.reasons
-
-
-def unpack_bytes(tmp_path: Path, data: bytes, limits: ArchiveLimits = LIMITS) -> Unpacked:
-    (tmp_path / "in.zip").write_bytes(data)
-    return unpack(tmp_path / "in.zip", tmp_path / "tree", limits)
-
-
-def contents(tree: Path) -> dict[str, bytes]:
-    return {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
-
-
-def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
 
 
 def test_an_honest_archive_arrives_whole(tmp_path: Path) -> None:
@@ -280,10 +211,10 @@ def test_a_size_that_is_a_lie_is_refused(tmp_path: Path, method: int, stated: in
 
 
 def test_bytes_are_counted_as_they_are_written(tmp_path: Path) -> None:
-    """A bomb that states a small size stops at the limit, not at what it states."""
-    bomb = Entry(name="bomb", content=b"\0" * 50_000_000, method=zipfile.ZIP_DEFLATED, stated_size=10)
-    (reason,) = reasons(tmp_path, craft(bomb), ArchiveLimits(max_unpacked_bytes=1_000_000))
-    assert "at most 1,000,000 bytes" in reason
+    """A bomb that states a small size stops there: it is neither written out nor cut off in silence."""
+    bomb = Entry(name="bomb", content=b"\0" * 5_000_000, method=zipfile.ZIP_DEFLATED, stated_size=10)
+    (reason,) = reasons(tmp_path, craft(bomb))
+    assert "more than the 10 bytes" in reason
 
 
 def test_a_stated_total_above_the_limit_is_refused_unwritten(tmp_path: Path) -> None:
@@ -307,7 +238,7 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
     """The number of entries is bounded, and the bound itself is accepted."""
     data = craft(*(Entry(name=f"{i}.py") for i in range(11)))
     (reason,) = reasons(tmp_path, data, ArchiveLimits(max_entries=10))
-    assert "10 entries" in reason
+    assert "11 entries; at most 10" in reason
     assert unpack_bytes(tmp_path, data, ArchiveLimits(max_entries=11)).files == 11
 
 
@@ -386,12 +317,6 @@ def test_damaged_content_is_refused(tmp_path: Path) -> None:
     assert "'encoder.py' cannot be unpacked" in reason
 
 
-def test_a_name_that_differs_in_its_own_header_is_refused(tmp_path: Path) -> None:
-    """Readers that believe the directory and readers that believe the entries must see the same names."""
-    (reason,) = reasons(tmp_path, craft(Entry(name="encoder.py", content=ENCODER, local_name=b"../evil.py")))
-    assert "cannot be unpacked" in reason
-
-
 def test_all_refusals_come_together_and_are_bounded(tmp_path: Path) -> None:
     """One answer names every fault, and a thousand faults do not make a thousand sentences."""
     mixed = craft(
@@ -464,57 +389,6 @@ def test_leftovers_of_a_killed_run_are_removed_and_a_living_one_is_not(tmp_path:
     (tmp_path / "tree").rename(tmp_path / "old")
     unpack(tmp_path / "in.zip", tmp_path / "tree", LIMITS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.zip", "old", "tree"]
-
-
-BASE = (
-    craft(
-        Entry(name="repo/encoder.py", content=ENCODER),
-        Entry(name="repo/lib/", mode=stat.S_IFDIR | 0o755),
-        Entry(name="repo/lib/weights.bin", content=random.Random(0).randbytes(300) + b"\0" * 3000, method=8),
-        Entry(name="repo/é.txt", content=b"x" * 50),
-    ),
-    zip_of({"encoder.py": ENCODER, "a/b/c.txt": b"y" * 400}),
-)
-MUTATION = st.one_of(
-    st.tuples(st.just("flip"), st.integers(0, 2000), st.integers(0, 255)),
-    st.tuples(st.just("cut"), st.integers(0, 2000), st.integers(0, 400)),
-    st.tuples(st.just("copy"), st.integers(0, 2000), st.integers(0, 400)),
-    st.tuples(st.just("word"), st.integers(0, 2000), st.sampled_from([0, 1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF])),
-)
-
-
-@given(base=st.sampled_from(BASE), mutations=st.lists(MUTATION, min_size=1, max_size=6))
-@settings(
-    max_examples=count("mutated archives", short=200, long=20_000), derandomize=True, deadline=None, database=None
-)
-def test_no_mutated_archive_does_harm(
-    tmp_path_factory: pytest.TempPathFactory, base: bytes, mutations: list[tuple[str, int, int]]
-) -> None:
-    """Whatever is done to an archive's bytes: it unpacks inside the target, or is refused and leaves nothing."""
-    data = bytearray(base)
-    for kind, place, value in mutations:
-        at = place % max(len(data), 1)
-        if kind == "flip":
-            data[at : at + 1] = bytes([value])
-        elif kind == "cut":
-            del data[at : at + value]
-        elif kind == "copy":
-            data[at:at] = data[at : at + value]
-        else:
-            data[at : at + 4] = struct.pack("<I", value)
-    outside = tmp_path_factory.mktemp("fuzz")
-    place_of_archive = outside / "room"
-    place_of_archive.mkdir()
-    found: tuple[str, ...] = ()
-    try:
-        unpack_bytes(place_of_archive, bytes(data), ArchiveLimits(max_unpacked_bytes=100_000, max_entries=100))
-    except ParticipantError as refusal:
-        found = refusal.reasons
-    assert all(reason.isprintable() for reason in found)
-    assert sorted(path.name for path in place_of_archive.iterdir()) == (["in.zip"] if found else ["in.zip", "tree"])
-    assert [path.name for path in outside.iterdir()] == ["room"]
-    for path in place_of_archive.rglob("*"):
-        assert stat.S_IFMT(path.lstat().st_mode) in {stat.S_IFREG, stat.S_IFDIR}
 
 
 def test_a_kill_at_any_step_leaves_no_half_tree(tmp_path: Path) -> None:

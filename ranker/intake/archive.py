@@ -1,42 +1,48 @@
 """ZIP -> folder. The ZIP is hostile: its headers are not believed, and nothing is written outside the target.
 
+Three times through the directory, a few bytes kept of each entry (`archive_layout`, `archive_names`): where things lie,
+what they are called, and only if all that is in order, their contents. So memory does not grow with the archive.
+
 Not covered: archives inside the archive (they stay files), and what the unpacked code does (the sandbox's matter).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
-import itertools
 import os
-import stat
-import struct
-import sys
-import unicodedata
-import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ranker.errors import InfraError, ParticipantError, UsageError
+from ranker.intake.archive_layout import (
+    ENCRYPTED,
+    MAX_REASONS,
+    Directory,
+    Entry,
+    Extents,
+    Reasons,
+    content_start,
+    entries,
+    find_directory,
+    shown,
+)
+from ranker.intake.archive_names import Member, Places, Separators, faults, member_of
 from ranker.intake.staging import flush_tree, place, staging_folder
 from ranker.settings import ArchiveLimits
 
-MAX_REASONS = 20
-_CHUNK = 1 << 20
-_MAX_NAME = 255  # bytes of one name: the limit of ext4, XFS, APFS and NTFS
-_ENCRYPTED = 0x1 | 0x40 | 0x2000  # APPNOTE.TXT 4.4.4, bits 0, 6 and 13
+_STORED, _DEFLATED = 0, 8
+_READ = 1 << 16
+_WRITTEN = 1 << 18
 _METHODS = {
-    zipfile.ZIP_BZIP2: "bzip2",
-    zipfile.ZIP_LZMA: "LZMA",
     9: "Deflate64 (Windows Explorer's choice for files above 2 GB)",
+    12: "bzip2",
+    14: "LZMA",
     93: "Zstandard",
     95: "xz",
 }
-# What zipfile raises on bytes that are no sound ZIP; found by fuzzing (tests/test_archive.py).
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +55,8 @@ class Unpacked:
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    info: zipfile.ZipInfo
-    parts: tuple[str, ...]
-    is_folder: bool
-
-    @property
-    def path(self) -> str:
-        return "/".join(self.parts)
-
-
-class _OutOfRoomError(Exception):
-    """The archive has unpacked to more bytes than it may."""
+class _BrokenContentError(Exception):
+    """An entry's content is not what the archive says."""
 
 
 def unpack(zip_path: Path, target: Path, limits: ArchiveLimits) -> Unpacked:
@@ -77,9 +72,8 @@ def unpack(zip_path: Path, target: Path, limits: ArchiveLimits) -> Unpacked:
             if not target.is_dir():
                 tree = folder / "tree"
                 tree.mkdir()
+                tree.chmod(0o755)
                 _extract(zip_path, tree, limits)
-                for path in [tree, *tree.rglob("*")]:
-                    path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the umask, and whatever the archive says
                 flush_tree(tree)
                 place(tree, target)
     except OSError as error:
@@ -89,269 +83,195 @@ def unpack(zip_path: Path, target: Path, limits: ArchiveLimits) -> Unpacked:
 
 def describe(tree: Path) -> Unpacked:
     """Count and digest the files of an unpacked tree."""
-    files = sorted((path.relative_to(tree).as_posix(), path) for path in tree.rglob("*") if path.is_file())
-    whole = hashlib.sha256()
-    for name, path in files:
-        with path.open("rb") as content:
-            whole.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return Unpacked(
-        tree=tree,
-        files=len(files),
-        size_bytes=sum(path.stat().st_size for _, path in files),
-        digest=whole.hexdigest(),
-    )
+    whole, files, size = hashlib.sha256(), 0, 0
+    top = os.fsencode(tree)
+    for name in _sorted_files(top, b""):
+        with open(os.path.join(top, name), "rb") as content:  # noqa: PTH118, PTH123  bytes: see _sorted_files
+            whole.update(b"%s\0%s\n" % (name, hashlib.file_digest(content, "sha256").hexdigest().encode()))
+            size += os.fstat(content.fileno()).st_size
+        files += 1
+    return Unpacked(tree=tree, files=files, size_bytes=size, digest=whole.hexdigest())
 
 
-def odd_characters(text: str) -> str:
-    """Controls, direction marks, invisible characters and lone surrogates in `text`, as `U+202E, ...`; "" if none.
-
-    Terminals, shells and pages misread these, and a NUL would end a name early.
+def _sorted_files(top: bytes, below: bytes) -> Iterator[bytes]:
+    """Paths of all files, sorted as whole paths, while only one folder's names at each depth are kept: a folder is
+    sorted as its name with a slash. In bytes, for one odd character makes a str four times as large.
     """
-    odd = sorted({char for char in text if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
-    return ", ".join(f"U+{ord(char):04X}" for char in odd[:5])
-
-
-class _GuardedFile(io.FileIO):
-    """Bounds what zipfile reads while it lists: it takes the directory, of whatever size is stated, in one read."""
-
-    def __init__(self, path: Path, limits: ArchiveLimits) -> None:
-        super().__init__(path)
-        self.listing = True
-        self._max_entries = limits.max_entries
-        self._max_bytes = limits.max_entries * (limits.max_path_length + 1024)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if not self.listing:
-            return super().read(size) or b""
-        data = super().read(min(size or 0, self._max_bytes + 1)) or b""
-        if len(data) > self._max_bytes or data.count(b"PK\x01\x02") > self._max_entries:
-            raise ParticipantError(
-                f"the archive lists more entries, or longer names, than {self._max_entries:,} entries may have;"
-                " leave out what the encoder does not need"
-            )
-        return data
+    with os.scandir(os.path.join(top, below)) as found:  # noqa: PTH118
+        names = sorted(each.name + b"/" if each.is_dir() else each.name for each in found)
+    for name in names:
+        if name.endswith(b"/"):
+            yield from _sorted_files(top, below + name)
+        elif os.path.isfile(os.path.join(top, below, name)):  # noqa: PTH113, PTH118
+            yield below + name
 
 
 def _extract(zip_path: Path, tree: Path, limits: ArchiveLimits) -> None:
-    size = zip_path.stat().st_size
-    if size == 0:
-        raise ParticipantError(
-            "the archive is empty (0 bytes); expected a ZIP of the encoder's repository; send it again"
-        )
-    with _GuardedFile(zip_path, limits) as file:
-        try:
-            archive = zipfile.ZipFile(file)
-        except _BROKEN as error:
+    with zip_path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
             raise ParticipantError(
-                f"the file is not a complete ZIP ({_shown(error)}); expected the ZIP of the encoder's repository;"
-                " test it with `python -m zipfile -t FILE.zip` and send it again"
-            ) from None
-        with archive:
-            file.listing = False
-            members = _members(archive, file, limits, size)
-            _write(archive, members, tree, limits, size)
+                "the archive is empty (0 bytes); expected a ZIP of the encoder's repository; send it again"
+            )
+        directory = find_directory(file, size)
+        if directory.entries > limits.max_entries:
+            raise ParticipantError(
+                f"the archive has {directory.entries:,} entries; at most {limits.max_entries:,} are accepted; leave out"
+                " what the encoder does not need"
+            )
+        separator = _judge(file, directory, limits, size)
+        _write(file, directory, separator, tree)
 
 
-def _members(archive: zipfile.ZipFile, file: io.FileIO, limits: ArchiveLimits, size: int) -> list[_Member]:
-    """What is to be written, in the archive's order; raises with everything that the directory alone tells."""
-    entries = archive.infolist()
-    reasons = [*_archive_faults(entries, limits), *_overlaps(entries, file, archive.start_dir, size)]
-    members: list[_Member] = []
-    for info in entries:
-        if _is_litter(info):
-            continue
-        faults = [*_name_faults(info, limits), *_kind_faults(info)]
-        reasons += faults
-        if not faults:
-            parts = tuple(part for part in info.orig_filename.removesuffix("/").split("/") if part != ".")
-            if parts:
-                members.append(_Member(info=info, parts=parts, is_folder=_is_folder(info)))
-    reasons += _collisions(members)
-    if not reasons and all(member.is_folder for member in members):
-        reasons.append("the archive holds no file; expected the encoder's repository; pack it again")
-    _refuse(reasons)
-    return members
-
-
-def _refuse(reasons: Sequence[str]) -> None:
-    if len(reasons) > MAX_REASONS:
-        reasons = [*reasons[:MAX_REASONS], f"and {len(reasons) - MAX_REASONS} more refusals of this archive."]
-    if reasons:
-        raise ParticipantError(reasons)
-
-
-def _is_folder(info: zipfile.ZipInfo) -> bool:
-    return info.orig_filename.endswith("/")  # ZipInfo.is_dir() fails on a name that begins with NUL
-
-
-def _is_litter(info: zipfile.ZipInfo) -> bool:
-    """What macOS and Windows add behind the user's back: neither written nor judged."""
-    parts = info.orig_filename.split("/")
-    return parts[0] == "__MACOSX" or parts[-1] in {".DS_Store", "Thumbs.db"}
-
-
-def _archive_faults(entries: Sequence[zipfile.ZipInfo], limits: ArchiveLimits) -> Iterator[str]:
-    if len(entries) > limits.max_entries:
-        yield (
-            f"the archive has {len(entries):,} entries; at most {limits.max_entries:,} are accepted; leave out what the"
-            " encoder does not need"
-        )
-    encrypted = [info for info in entries if info.flag_bits & _ENCRYPTED]
-    if encrypted:
-        yield (
-            f"{len(encrypted)} of {len(entries)} entries are encrypted ({_shown(encrypted[0].orig_filename)} first);"
-            " expected none; pack the archive without a password"
-        )
-    stated = sum(info.file_size for info in entries)
-    if stated > limits.max_unpacked_bytes:
-        yield _too_large(f"states {stated:,} bytes of content", limits)
-
-
-def _too_large(found: str, limits: ArchiveLimits) -> str:
-    return (
-        f"the archive {found}; at most {limits.max_unpacked_bytes:,} bytes unpacked are accepted;"
-        " leave out what the encoder does not need"
-    )
-
-
-def _name_faults(info: zipfile.ZipInfo, limits: ArchiveLimits) -> Iterator[str]:
-    name, shown = info.orig_filename, _shown(info.orig_filename)
-    parts = name.removesuffix("/").split("/")
-    odd = odd_characters(name)
-    if odd:
-        yield f"the name {shown} has control or invisible characters ({odd}); expected printable ones; rename it"
-    if "\\" in name:
-        yield f"the name {shown} has a backslash; expected / between folders; rename it, or pack with another tool"
-    if name.startswith("/") or (name[1:2] == ":" and name[0].isascii() and name[0].isalpha()):
-        yield f"the path {shown} is absolute; expected one relative to the archive; pack the repository's own folder"
-    elif "" in parts:
-        yield f"the path {shown} has an empty part; expected a name between every two /; pack the archive again"
-    if ".." in parts:
-        yield f"the path {shown} climbs with ..; expected paths inside the archive; pack the repository's own folder"
-    if len(parts) > limits.max_depth:
-        yield f"the path {shown} is {len(parts)} folders deep; at most {limits.max_depth} are accepted; flatten it"
-    length = len(name.encode(errors="replace"))
-    if length > limits.max_path_length:
-        yield f"the path {shown} is {length} bytes long; at most {limits.max_path_length} are accepted; shorten it"
-    elif any(len(part.encode(errors="replace")) > _MAX_NAME for part in parts):
-        yield f"the path {shown} has a name above {_MAX_NAME} bytes, which file systems refuse; shorten it"
-
-
-def _kind_faults(info: zipfile.ZipInfo) -> Iterator[str]:
-    shown = _shown(info.orig_filename)
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind == stat.S_IFLNK:
-        yield f"{shown} is a symbolic link; expected files and folders only; pack the file itself (zip without -y)"
-    elif kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
-        yield f"{shown} is a device, pipe or socket; expected files and folders only; remove it"
-    elif (kind == stat.S_IFREG or info.file_size) if _is_folder(info) else kind == stat.S_IFDIR:
-        yield f"{shown} is marked both as a folder and as a file; expected one of them; pack the archive again"
-    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        # bzip2 and LZMA cannot be unpacked in bounded memory; Python reads no others.
-        method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
-        yield f"{shown} is compressed by {method}; expected deflate; pack with `python -m zipfile -c FILE.zip FOLDER`"
-
-
-def _collisions(members: Sequence[_Member]) -> Iterator[str]:
-    spellings: dict[str, str] = {}  # as a case-blind, form-blind file system sees it -> as it was first spelled
-    folders: dict[str, bool] = {}
-    listed: set[str] = set()
-    for member in members:
-        prefixes = ["/".join(member.parts[:depth]) for depth in range(1, len(member.parts))]
-        for path in [*prefixes, member.path]:
-            is_folder = path != member.path or member.is_folder
-            if path not in folders:
-                folders[path] = is_folder
-                key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", path).casefold())
-                first = spellings.setdefault(key, path)
-                if first != path:
-                    yield (
-                        f"{_shown(first)} and {_shown(path)} differ by case or Unicode form only, and are one file on"
-                        " some machines; expected names that differ there too; rename one"
-                    )
-            elif folders[path] != is_folder:
-                yield f"{_shown(path)} is both a file and a folder; expected one of them; rename one"
-        if member.path in listed:
-            yield f"{_shown(member.path)} is in the archive twice; expected each name once; pack the archive again"
-        listed.add(member.path)
-
-
-def _overlaps(entries: Sequence[zipfile.ZipInfo], file: io.FileIO, directory: int, size: int) -> Iterator[str]:
-    """Entries that share bytes, with each other or with the directory: how a bomb hides from a count of bytes."""
-    extents: list[tuple[int, int, str]] = []
-    for info in entries:
-        shown = _shown(info.orig_filename)
-        header = b""
-        if 0 <= info.header_offset < size:
-            file.seek(info.header_offset)
-            header = file.read(30)
-        if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
-            yield f"{shown} is not where the archive's directory says; expected a whole archive; pack and send it again"
-            continue
-        name_length, extra_length = struct.unpack_from("<HH", header, 26)
-        end = info.header_offset + 30 + name_length + extra_length + info.compress_size
-        extents.append((info.header_offset, end, shown))
-    extents.sort()
-    extents.append((directory, size, "the archive's directory"))
-    for (_, end, shown), (start, _, next_shown) in itertools.pairwise(extents):
-        if end > start:
-            yield f"{shown} and {next_shown} share bytes of the archive; expected each its own; pack the archive again"
-
-
-def _write(archive: zipfile.ZipFile, members: Sequence[_Member], tree: Path, limits: ArchiveLimits, size: int) -> None:
-    allowance = int(min(limits.max_unpacked_bytes, max(limits.ratio_floor_bytes, limits.max_ratio * size)))
-    room = allowance
-    reasons: list[str] = []
-    for member in members:
-        destination = tree.joinpath(*member.parts)
-        if member.is_folder:
-            destination.mkdir(parents=True, exist_ok=True)
-            continue
-        destination.parent.mkdir(parents=True, exist_ok=True)
+def _judge(file: BinaryIO, directory: Directory, limits: ArchiveLimits, size: int) -> str:
+    """What stands between folders in the archive's names; raises with everything that can be told without unpacking."""
+    reasons = Reasons()
+    separator = _judge_layout(file, directory, limits, size, reasons)
+    places = Places(file, separator, limits, reasons)
+    for entry in entries(file, directory):
+        member = None
         try:
-            written = _copy(archive, member.info, destination, room)
-        except _OutOfRoomError:
-            if allowance == limits.max_unpacked_bytes:
-                reasons.append(_too_large(f"unpacks to more, reached in {_shown(member.path)}", limits))
-            else:
-                reasons.append(
-                    f"the archive unpacks from {size:,} to more than {allowance:,} bytes, in {_shown(member.path)};"
-                    f" at most {limits.max_ratio:g} to 1 is accepted; leave out the files that compress so well"
-                )
-            break
-        except _BROKEN as error:
-            reasons.append(
-                f"{_shown(member.path)} cannot be unpacked ({_shown(error)}); expected a whole archive;"
-                " pack and send it again"
-            )
+            member = member_of(entry, separator)
+            if member is None:
+                continue
+            found = [*faults(entry, member, limits), *_method_faults(entry, member)]
+        except ParticipantError as refusal:
+            found = list(refusal.reasons)
+        for each in found:
+            reasons.add(each)
+        if member is not None and not found:
+            places.add(entry, member)
+    if not reasons.count and not places.files:
+        reasons.add("the archive holds no file; expected the encoder's repository; pack it again")
+    reasons.refuse()
+    return separator
+
+
+def _judge_layout(file: BinaryIO, directory: Directory, limits: ArchiveLimits, size: int, reasons: Reasons) -> str:
+    extents, separators = Extents(file, directory, reasons), Separators()
+    stated = encrypted = 0
+    first = ""
+    for entry in entries(file, directory):
+        extents.add(entry)
+        separators.add(entry)
+        stated += entry.size
+        if entry.flags & ENCRYPTED:
+            encrypted, first = encrypted + 1, first or entry.shown
+    extents.check()
+    if encrypted:
+        reasons.add(
+            f"{encrypted} of {directory.entries} entries are encrypted ({first} first); expected none; pack the archive"
+            " without a password"
+        )
+    if stated > limits.max_unpacked_bytes:
+        reasons.add(
+            f"the archive states {stated:,} bytes of content; at most {limits.max_unpacked_bytes:,} bytes unpacked are"
+            " accepted; leave out what the encoder does not need"
+        )
+    elif stated > max(limits.ratio_floor_bytes, limits.max_ratio * size):
+        reasons.add(
+            f"the archive of {size:,} bytes states {stated:,} bytes of content; at most {limits.max_ratio:g} to 1 is"
+            f" accepted above {limits.ratio_floor_bytes:,}; leave out the files that compress so well"
+        )
+    return separators.separator
+
+
+def _method_faults(entry: Entry, member: Member) -> Iterator[str]:
+    if entry.method not in {_STORED, _DEFLATED} and not entry.flags & ENCRYPTED:
+        # bzip2 and LZMA cannot be unpacked in bounded memory, and the others not by Python.
+        method = _METHODS.get(entry.method, f"method {entry.method}")
+        yield (
+            f"{shown(member.path)} is compressed by {method}; expected deflate;"
+            " pack with `python -m zipfile -c FILE.zip FOLDER`"
+        )
+
+
+def _write(file: BinaryIO, directory: Directory, separator: str, tree: Path) -> None:
+    reasons = Reasons()
+    made: set[tuple[str, ...]] = {()}
+    for entry in entries(file, directory):
+        member = member_of(entry, separator)
+        if member is None:
             continue
-        room -= written
-        if written != member.info.file_size:
-            reasons.append(
-                f"{_shown(member.path)} unpacks to {written:,} bytes; expected {member.info.file_size:,}, as the"
-                " archive states; pack the archive again"
+        folder = member.parts if member.is_folder else member.parts[:-1]
+        if folder not in made:
+            _make_folders(tree, folder)
+            made = {(), folder}  # the last one: files of a folder mostly come together
+        if member.is_folder:
+            continue
+        try:
+            _copy(file, entry, tree.joinpath(*member.parts))
+        except _BrokenContentError as error:
+            reasons.add(
+                f"{shown(member.path)} cannot be unpacked ({error}); expected a whole archive; pack and send it again"
             )
-    _refuse(reasons)
+            if reasons.count > MAX_REASONS:
+                break
+    reasons.refuse()
 
 
-def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, destination: Path, room: int) -> int:
-    """Write one entry; the number of bytes. Raises _OutOfRoomError above `room`, and whatever is in _BROKEN."""
-    whole = copy.copy(info)
-    whole.file_size = (
-        sys.maxsize
-    )  # zipfile stops silently at the stated size: unbounded, it finds the stream's real end
-    written = 0
-    descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(descriptor, "wb") as output, archive.open(whole) as source:
-        while chunk := source.read(_CHUNK):
-            written += len(chunk)
-            if written > room:
-                raise _OutOfRoomError
-            output.write(chunk)
-    return written
+def _make_folders(tree: Path, parts: tuple[str, ...]) -> None:
+    path = tree
+    for part in parts:
+        path /= part
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        path.chmod(0o755)  # whatever the umask, and whatever the archive says
 
 
-def _shown(value: object) -> str:
-    """Harmless on a terminal, and short: repr escapes whatever is not printable."""
-    text = repr(value) if isinstance(value, str) else repr(str(value))[1:-1]
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def _copy(file: BinaryIO, entry: Entry, destination: Path) -> None:
+    """Write one entry, counting. Raises _BrokenContentError where it is not exactly what the archive says."""
+    written = crc = 0
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(destination, flags, 0o600), "wb", buffering=0) as output:
+        for part in _content(file, entry):
+            written += len(part)
+            if written > entry.size:
+                raise _BrokenContentError(f"it unpacks to more than the {entry.size:,} bytes that the archive states")
+            crc = zlib.crc32(part, crc)
+            _write_all(output, part)
+        os.fchmod(output.fileno(), 0o644)
+    if written != entry.size:
+        raise _BrokenContentError(f"it unpacks to {written:,} bytes; the archive states {entry.size:,}")
+    if crc != entry.crc:
+        raise _BrokenContentError("its checksum is wrong")
+
+
+def _write_all(output: BinaryIO, part: bytes) -> None:
+    left = memoryview(part)
+    while left:
+        left = left[output.write(left) :]
+
+
+def _content(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    """An entry's content, unpacked, in parts of at most 256 KiB; deflate must end exactly where the entry does."""
+    packed = _packed(file, entry)
+    if entry.method == _STORED:
+        yield from packed
+        return
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        while not inflate.eof:
+            given = inflate.unconsumed_tail or next(packed, b"")
+            part = inflate.decompress(given, _WRITTEN)
+            if not part and not given and not inflate.eof:
+                raise _BrokenContentError("its compressed data ends too early")
+            yield part
+    except zlib.error as error:
+        raise _BrokenContentError(f"its compressed data is damaged: {str(error).split(': ')[-1]}") from None
+    if inflate.unused_data or next(packed, b""):
+        raise _BrokenContentError("there is more behind its compressed data")
+
+
+def _packed(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    at = content_start(file, entry)
+    left = entry.packed
+    while left:
+        part = os.pread(file.fileno(), min(left, _READ if entry.method else _WRITTEN), at)
+        if not part:
+            raise _BrokenContentError("it is cut off")
+        yield part
+        at += len(part)
+        left -= len(part)

@@ -23,7 +23,7 @@ from ranker.durable import flush
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.events import record, whoami
 from ranker.home import Home
-from ranker.intake.archive import odd_characters
+from ranker.intake.archive_names import odd_characters
 from ranker.intake.arrivals import Arrival
 from ranker.intake.hosts import is_newer_than_check
 from ranker.intake.staging import place, staging_folder
