@@ -262,7 +262,8 @@ def _report(result: Mapping[str, Any] | None) -> Report | None:
     found = None if result is None else result.get("report")
     if found is None:
         return None
-    return Report(pages=found["pages"], problems=tuple(found.get("problems", ())))
+    told = {key: value for key, value in found.items() if key not in {"opening", "mentions"}}
+    return Report(pages=found["pages"], problems=tuple(found.get("problems", ())), found=told)
 
 
 def _decision(event: Event) -> Decision:

@@ -5,7 +5,7 @@ in which order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,10 +41,13 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the check found in a report: its pages, and a sentence for each thing that is wrong with it."""
+    """What the check found in a report (`found`, see `ranker.intake.report`): its pages, and a sentence for each thing
+    that is wrong with it.
+    """
 
     pages: int | None = None
     problems: tuple[str, ...] = ()
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +255,7 @@ def _deadline(entry: Entry, rules: Rules) -> Ruled:
 
 
 def _report(entry: Entry) -> Ruled:
-    evidence = {"digest": entry.report_digest, "pages": None if entry.report is None else entry.report.pages}
+    evidence = {"digest": entry.report_digest, "found": None if entry.report is None else dict(entry.report.found)}
     if entry.report_digest is None:
         why = "no technical report came with it; send it as a PDF, with the same ZIP or alone in an answer"
     elif entry.report is None:
