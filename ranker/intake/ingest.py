@@ -125,7 +125,12 @@ class Ingest:
     def letter(self, what: str, letter: Letter) -> Iterator[Taken]:
         """The ZIPs of a message that is kept; also what is to be known of it where it holds none."""
         for arrival in letter.arrivals:
-            yield self._received(f"{what}: {arrival.name}", arrival)
+            taken = self._received(f"{what}: {arrival.name}", arrival)
+            if isinstance(taken.error, ParticipantError):
+                letter.remark(f"{arrival.name} was not taken in: {taken.error}")
+            elif taken.error is not None and not isinstance(taken.error, InfraError):  # words for organizers
+                letter.remark(f"{arrival.name} could not be taken in as it is; the organizers will write to you")
+            yield taken
         if not letter.is_new:
             yield from self._again(what, letter.message.id)
             return

@@ -46,7 +46,8 @@ Source = bytes | Path | FoundMessage | Callable[[BinaryIO], object]
 class Taken:
     """A message that is kept. `is_new`: not everything in it had been taken in before; else `arrivals` is empty.
 
-    `notes` say what was found in it, what was left aside and why, one sentence each, fit for an answer.
+    `notes` say what was found in it, what was left aside and why, one sentence each, fit for an answer; `remark` adds
+    one, which is kept when the message is handled.
     """
 
     message: Message
@@ -54,6 +55,7 @@ class Taken:
     links: tuple[str, ...]
     notes: tuple[str, ...]
     is_new: bool
+    remark: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,8 @@ def _taken(home: Home, engine: Engine, source: Source, staging: Path, coming: _C
         found.spill(opened, letter)
     arrivals = _arrivals(message, found)
     links = tuple(dict.fromkeys(found.links))
-    return Taken(message=message, arrivals=arrivals, links=links, notes=tuple(found.notes), is_new=True), found
+    notes = tuple(found.notes)
+    return Taken(message=message, arrivals=arrivals, links=links, notes=notes, is_new=True, remark=found.remark), found
 
 
 @contextmanager
@@ -275,6 +278,10 @@ class _Spill:
         self.notes: dict[str, None] = dict.fromkeys(notes)
         self.links: list[str] = []
         self.files: list[_Spilled] = []
+
+    def remark(self, sentence: str) -> None:
+        """Note what became known of the message after it was read."""
+        self.notes[line(sentence, 1000)] = None
 
     def spill(self, opened: BinaryIO, letter: Letter, inside: tuple[int, ...] = ()) -> None:
         """Decode what a letter holds, in its order; `inside` names the packed messages that it lies in."""
