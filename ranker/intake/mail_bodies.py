@@ -115,22 +115,27 @@ def delimiters(file: BinaryIO, start: int, end: int, boundary: bytes) -> Iterato
         at += seen
 
 
-def uuencoded(file: BinaryIO, start: int, end: int, most: int) -> Iterator[tuple[bytes, Span]]:
-    """The first `most` files that were written into a text by uuencode, with their names."""
-    at, number = start, 0
-    while at < end and number < most:
-        window = read_at(file, at, min(at + CHUNK + _BEGIN_LENGTH, end))
-        match = _BEGIN.search(window)
-        if match is None or (match.start() >= CHUNK and at + len(window) < end):
-            if at + len(window) >= end:
-                return
-            at += CHUNK - 1  # `^` holds at the window's start: so it is the last byte of what was seen
-            continue
-        first = read_at(file, at + match.start() - 1, at + match.start()) if at + match.start() > start else b"\n"
-        at += match.end()
-        if first == b"\n":
-            number += 1
-            yield match[1], Span(start=at, end=end, encoding=Encoding.UU)
+def uuencoded(file: BinaryIO, start: int, end: int, most: int) -> list[tuple[bytes, Span]]:
+    """The first `most` files that were written into a text by uuencode, with their names.
+
+    One ends where the next begins, at the latest.
+    """
+    begins: list[tuple[int, int, bytes]] = []
+    at = start
+    while at < end and len(begins) <= most:
+        window = read_at(file, max(start, at - 1), min(at + CHUNK + _BEGIN_LENGTH, end))
+        skipped = at - max(start, at - 1)  # the byte before, by which is known whether a line begins here
+        for match in _BEGIN.finditer(window, skipped):
+            if match.start() - skipped < CHUNK and (
+                match.start() == 0 or window[match.start() - 1 : match.start()] == b"\n"
+            ):
+                begins.append((at - skipped + match.start(), at - skipped + match.end(), match[1]))
+                if len(begins) > most:
+                    break
+        at += CHUNK
+    ends = [*(line for line, _, _ in begins[1:]), end]
+    spans = [Span(start=begin[1], end=stop, encoding=Encoding.UU) for begin, stop in zip(begins, ends, strict=False)]
+    return [(name, span) for (_, _, name), span in zip(begins, spans, strict=True)][:most]
 
 
 def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:

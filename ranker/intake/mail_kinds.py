@@ -97,7 +97,7 @@ def _by_name(called: str, suffixes: Sequence[str], declared: str) -> tuple[Kind,
 
 
 def _refusal(head: bytes, name: str, declared: str, last: str) -> str | None:
-    called = name or "an attachment"
+    called = name or "it"
     if declared in {"application/ms-tnef", "application/vnd.ms-tnef"} or head.startswith(b"\x78\x9f\x3e\x22"):
         return (
             f"{called} is Outlook's own packing of a message (TNEF), which hides what was attached; send the message "

@@ -88,8 +88,10 @@ def find(text: str, *, is_html: bool) -> Links:
     ignored: dict[str, None] = {}
     for url, counts in (_of_html if is_html else _of_plain)(text[:MAX_TEXT]):
         whole = _unwrapped(url)
-        if is_file(whole) and len(taken) + len(ignored) < MAX_LINKS:
+        if is_file(whole):
             (taken if counts else ignored)[whole] = None
+        if len(taken) + len(ignored) == MAX_LINKS:
+            break
     return Links(taken=tuple(taken), ignored=tuple(url for url in ignored if url not in taken))
 
 

@@ -24,7 +24,7 @@ _CHARSET = re.compile(r"[A-Za-z0-9_.:()+-]{1,40}")
 _TEXT = ("utf", "ascii", "iso8859", "iso2022", "cp", "koi8", "gb", "big5", "shift_jis", "euc_", "johab", "hz", "mac")
 _WORD = re.compile(r"=\?([^?*\s]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
 _BETWEEN = re.compile(r"(\?=)[ \t\r\n]+(?==\?[^?\s]{1,80}\?[bBqQ]\?)")
-_PARAMETER = re.compile(r';\s*([^\s;="]{1,100}?)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;]*))', re.DOTALL)
+_PARAMETER = re.compile(r';\s*([^\s;="]{1,100}?)\s*=\s*(?:"((?:[^"\\]++|\\.)*+)"?|([^;]*))', re.DOTALL)
 _PIECE = re.compile(r"([^*]+)(?:\*([0-9]{1,4}))?(\*)?", re.ASCII)
 _EXTENDED = re.compile(r"([^']{0,40})'[^']{0,40}'(.*)", re.DOTALL)
 _ADDRESS = re.compile(r"[^\s<>()\[\],;:\"\\@]{1,64}@[^\s<>()\[\],;:\"\\@]{1,255}")
@@ -140,8 +140,8 @@ def line(text: str, limit: int) -> str:
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
 
-def without_comments(text: str) -> str:
-    """A structured field without what stands in parentheses, however deep, outside of quotes."""
+def without_comments(text: str, *, without_quotes: bool = False) -> str:
+    """A structured field without what stands in parentheses, however deep, outside of quotes; or without quotes too."""
     out, depth, quoted, escaped = [], 0, False, False
     for each in text:
         if escaped:
@@ -157,7 +157,7 @@ def without_comments(text: str) -> str:
         elif each == ")" and not quoted and depth:
             depth -= 1
             continue
-        if not depth:
+        if not depth and not (without_quotes and (quoted or each == '"')):
             out.append(each)
     return "".join(out)
 
@@ -167,13 +167,15 @@ def address(value: bytes) -> str | None:
 
     What stands in angle brackets goes before what only looks like an address: names are free text, and may imitate one.
     """
-    text = without_comments(raw_text(value))
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"', " ", text)
-    in_brackets = re.findall(r"<([^<>]*)>", bare)
-    for candidate in in_brackets or [bare]:
-        found = _ADDRESS.search(candidate)
-        if found is not None and len(found[0]) <= MAX_ADDRESS and found[0].isprintable():
-            return found[0].lower()
+    text = raw_text(value)
+    for bare in (without_comments(text, without_quotes=True), without_comments(text).replace('"', " ")):
+        in_brackets = re.findall(r"<([^<>]*)>", bare)
+        for candidate in in_brackets or [bare]:
+            found = _ADDRESS.search(candidate)
+            if found is not None and len(found[0]) <= MAX_ADDRESS and found[0].isprintable():
+                return found[0].lower()
+        if text.count('"') % 2 == 0:
+            break  # else a quote does not end, and may have swallowed the address
     return None
 
 
