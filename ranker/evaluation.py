@@ -110,7 +110,12 @@ def evaluate(context: JobContext) -> Outcome:
     started_at = datetime.now(UTC)
     run = _begin(context)
     waiting = Progress(stage=Stage.LOAD)
-    with only_trainer(run.siblings, run.training, lambda: context.report(waiting)):
+
+    def wait() -> None:
+        context.report(waiting)
+        context.rest()
+
+    with only_trainer(run.siblings, run.training, wait):
         return _evaluate(run, started_at)
 
 
@@ -138,7 +143,10 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
-        scores = [_score(run, task, model, encoder, weights) for task in run.part.tasks]
+        scores = []
+        for task in run.part.tasks:
+            context.rest()  # what is measured of earlier tasks is kept, whoever goes on
+            scores.append(_score(run, task, model, encoder, weights))
         usage = started.usage().to_json()
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
@@ -331,9 +339,18 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
         target = (*model.tokenize(sample.answer), model.eos_id)
         return Example(features=store.get(sample.excerpt), prompt=model.tokenize(sample.prompt), target=target)
 
+    def filling(done: int, total: int) -> None:
+        report(Progress(stage=Stage.ENCODE, done=done, total=total))
+        run.context.rest()  # features are encoded anew by any later attempt: the sooner it stops, the less is lost
+
+    def stepped(done: int, loss: float) -> None:
+        report(Progress(stage=Stage.TRAIN, done=done, total=steps, loss=loss))
+        if done % recipe.checkpoint_every == 0:
+            run.context.rest()
+
     with store:
         encoder.begin_stage("training", len(excerpts))
-        store.fill(lambda done, total: report(Progress(stage=Stage.ENCODE, done=done, total=total)))
+        store.fill(filling)
         encoder.end_stage(run.folder, "training")
         if recipe.feature_standardize:
             model.standardize(store.get(excerpt) for excerpt in islice(excerpts.values(), _STANDARDIZED_OVER))
@@ -347,7 +364,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
             folder=run.folder,
             resume_from=checkpoint,
             cpu=run.condition.device == "cpu",
-            on_step=lambda done, loss: report(Progress(stage=Stage.TRAIN, done=done, total=steps, loss=loss)),
+            on_step=stepped,
         )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
+from ranker import seeds
 from ranker.board import Board
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Verdict
@@ -32,13 +33,16 @@ _SAMPLES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionView:
-    """A submission with its derived state and its jobs, oldest first."""
+    """A submission with its derived state and its jobs, oldest first. `further`: evaluations with other seeds than the
+    one that counts, which are evidence and change nothing else (`ranker.seeds`).
+    """
 
     submission: Submission
     state: SubmissionState
     check: Job | None
     evaluations: tuple[Job, ...]
     verdicts: tuple[Verdict, ...] = ()
+    further: tuple[Job, ...] = ()
 
     @property
     def standing(self) -> Standing:
@@ -75,6 +79,11 @@ class SubmissionView:
         return _reasons(job for job in self.failed if job.id in job_ids and job.fault == Fault.PARTICIPANT)
 
     @property
+    def spreads(self) -> tuple[seeds.Spread, ...]:
+        """How far the scores of tasks that were run with several seeds lie apart."""
+        return seeds.spreads((*self.evaluations, *self.further))
+
+    @property
     def probes(self) -> tuple[Probe, ...]:
         """What the check's probes found; none where no check has succeeded."""
         found = None if self.check is None else self.check.result
@@ -105,6 +114,8 @@ class SubmissionView:
             "check": None if self.check is None else job_json(self.check),
             "probes": [dataclasses.asdict(probe) for probe in self.probes],
             "evaluations": [job_json(job) for job in self.evaluations],
+            "further_seeds": [job_json(job) for job in self.further],
+            "spreads": [spread.to_json() for spread in self.spreads],
         }
 
 
@@ -121,7 +132,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def job_json(job: Job) -> dict[str, Any]:
-    """A job and its scores as plain values."""
+    """A job, its scores and its history as plain values."""
     return {
         "job": job.id,
         "kind": job.kind,
@@ -131,6 +142,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "condition": job.condition_digest,
         "seed": job.seed,
         "status": job.status,
+        "priority": job.priority,
         "attempt": job.attempt,
         "fault": job.fault,
         "reasons": job.reasons,
@@ -142,13 +154,28 @@ def job_json(job: Job) -> dict[str, Any]:
             score.task: {"metric": score.metric, "value": score.value, "blind": score.blind, "items": score.items}
             for score in job.scores
         },
+        "attempts": [
+            {
+                "attempt": attempt.number,
+                "worker": attempt.worker,
+                "started_at": _iso(attempt.started_at),
+                "ended_at": _iso(attempt.ended_at),
+                "ending": attempt.ending,
+                "fault": attempt.fault,
+                "reasons": attempt.reasons,
+            }
+            for attempt in job.attempts
+        ],
     }
 
 
 def state_of(jobs: Sequence[Job]) -> SubmissionState:
-    """A submission's state from its jobs."""
+    """A submission's state from its jobs; those with further seeds do not count."""
     checks = [job for job in jobs if job.kind == JobKind.CHECK]
-    evaluations = [job for job in jobs if job.kind == JobKind.EVALUATE and job.status != Status.CANCELLED]
+    further = seeds.further(jobs)
+    evaluations = [
+        job for job in jobs if job.kind == JobKind.EVALUATE and job.status != Status.CANCELLED and job.id not in further
+    ]
     if not checks or checks[-1].status != Status.SUCCEEDED:
         refused = bool(checks) and checks[-1].fault == Fault.PARTICIPANT
         return SubmissionState.REFUSED if refused else SubmissionState.RECEIVED
@@ -165,7 +192,7 @@ def submissions(session: Session) -> list[SubmissionView]:
     query = (
         select(Submission)
         .options(selectinload(Submission.jobs).selectinload(Job.scores), selectinload(Submission.allowed_hosts))
-        .options(selectinload(Submission.verdicts))
+        .options(selectinload(Submission.jobs).selectinload(Job.attempts), selectinload(Submission.verdicts))
         .order_by(Submission.received_at, Submission.id)
     )
     return [_view(submission) for submission in session.scalars(query)]
@@ -281,13 +308,15 @@ def _reasons(failed: Iterable[Job]) -> tuple[str, ...]:
 def _view(submission: Submission) -> SubmissionView:
     jobs = sorted(submission.jobs, key=lambda job: job.id)
     checks = [job for job in jobs if job.kind == JobKind.CHECK]
-    evaluations = tuple(job for job in jobs if job.kind == JobKind.EVALUATE)
+    evaluations = [job for job in jobs if job.kind == JobKind.EVALUATE]
+    further = seeds.further(evaluations)
     order = list(Rule)
     return SubmissionView(
         submission=submission,
         state=state_of(jobs),
         check=checks[-1] if checks else None,
-        evaluations=evaluations,
+        evaluations=tuple(job for job in evaluations if job.id not in further),
+        further=tuple(job for job in evaluations if job.id in further),
         verdicts=tuple(sorted(submission.verdicts, key=lambda verdict: order.index(Rule(verdict.rule)))),
     )
 

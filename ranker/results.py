@@ -5,16 +5,26 @@ manifests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from ranker.board import Board, Cell, Interval
+from ranker.seeds import Spread
 from ranker.site import SubmissionPage, TrackRun
 from ranker.types import Part, Stage
 
 _STAGES = (Stage.LOAD, Stage.ENCODE, Stage.TRAIN, Stage.GENERATE, Stage.SCORE, Stage.CHECK)
 
 
-def markdown(boards: Sequence[Board], pages: Sequence[SubmissionPage], remarks: str | None) -> str:
-    """The report; `remarks` (Markdown) is what people have to say about it, and stands below."""
+def markdown(
+    boards: Sequence[Board],
+    pages: Sequence[SubmissionPage],
+    remarks: str | None,
+    spreads: Mapping[str, Sequence[Spread]] = MappingProxyType({}),
+) -> str:
+    """The report; `remarks` (Markdown) is what people have to say about it, and stands below.
+
+    `spreads`: by team, how far scores of these boards lie apart with several seeds.
+    """
     runs = [(page.id, run) for page in pages for run in page.runs]
     parts = [f"# Results on {boards[0].benchmark_title} (`{boards[0].benchmark}`)"]
     parts.append(
@@ -32,6 +42,7 @@ def markdown(boards: Sequence[Board], pages: Sequence[SubmissionPage], remarks: 
             if (submission, run.track) == (row.submission_id, board.track)
         ]
         parts += _board(board, own)
+    parts += _seeds(spreads)
     if remarks is not None:
         parts.append(remarks.strip())
     return "\n\n".join(parts) + "\n"
@@ -73,6 +84,29 @@ def _board(board: Board, runs: Sequence[tuple[str, TrackRun]]) -> list[str]:
     if confounds:
         parts += ["What labels are confounded with:", "\n".join(confounds)]
     return parts
+
+
+def _seeds(spreads: Mapping[str, Sequence[Spread]]) -> list[str]:
+    rows = [
+        [
+            team,
+            f"{each.track}{'' if each.part is Part.PUBLIC else f', {each.part} part'}",
+            each.task,
+            _number(each.values[0]),
+            ", ".join(map(str, each.seeds)),
+            *(_number(value) for value in (each.mean, each.deviation, min(each.values), max(each.values))),
+        ]
+        for team, found in spreads.items()
+        for each in found
+    ]
+    if not rows:
+        return []
+    head = ["team", "track", "task", "score", "seeds", "mean", "deviation", "lowest", "highest"]
+    words = (
+        "Raw scores with further seeds of the training, as evidence: the board shows the first. The deviation is that "
+        "of one training (n - 1 below the root)."
+    )
+    return ["## Seeds", words, _table(head, rows)]
 
 
 def _durations(runs: Sequence[tuple[str, TrackRun]]) -> str:

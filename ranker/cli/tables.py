@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ranker.cli import history
 from ranker.db.models import Job
 from ranker.doctor import Finding, Verdict
 from ranker.events import RANKER
@@ -213,11 +214,14 @@ def submission(view: SubmissionView) -> RenderableType:
         parts.append(Text("\nwhy:\n" + "\n".join(f"  · {reason}" for reason in view.reasons), style="red"))
     if view.verdicts:
         parts += [Text("\nthe rules say:"), *_verdicts(view)]
+    if view.check is not None:
+        parts += history.attempts(view.check)
     if view.check is not None and view.check.result is not None:
         parts += _checked(view.check.result["encoder"])
         parts += _phases(view.check.result)
     for job in view.evaluations:
-        parts.append(Text(f"\n{_job_line(job)}{_condition(job)}, attempt {job.attempt}"))
+        parts.append(Text(f"\njob {job.id}: {_job_line(job)}{_condition(job)}, attempt {job.attempt}"))
+        parts += history.attempts(job)
         if job.scores:
             scores = Table(box=None, padding=(0, 2, 0, 2))
             for name in ("task", "metric", "score", "without listening", "pairs"):
@@ -231,7 +235,7 @@ def submission(view: SubmissionView) -> RenderableType:
             took = [f"{what} {how}" for what, how in usage.words(job.result.get("encoder") or {})]
             parts += [Text(f"  the encoder: {'; '.join(took)}")] if took else []
             parts.append(Text(f"  manifest: {job.result['run']}/manifest.json", style="dim"))
-    return Group(*parts)
+    return Group(*parts, *history.seeds(view))
 
 
 def standing(view: SubmissionView) -> RenderableType:

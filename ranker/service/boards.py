@@ -163,7 +163,14 @@ class Boards(Opened):
         boards = self.boards(name, including=including)
         with self.reading() as reading:
             pages = overview.pages(reading, self.home, boards, including=including)
-        return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"))
+            digests = {condition.digest for each in boards for condition in (each.condition, *each.others)}
+            shown = {row.submission_id for each in boards for row in each.rows}
+            spreads = {
+                view.submission.team: [spread for spread in view.spreads if spread.condition in digests]
+                for view in overview.submissions(reading)
+                if view.submission.id in shown
+            }
+        return markdown(boards, pages, None if remarks is None else remarks.read_text(encoding="utf-8"), spreads)
 
     def metric(self, name: str, file: Path, arguments: Mapping[str, str]) -> Recomputed:
         """A metric, by its name as computed, of a file of predictions. Raises UsageError, MissingError."""
