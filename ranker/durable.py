@@ -1,13 +1,17 @@
-"""Files and folders that are there whole or not at all, whenever the process or the machine stops."""
+"""Files and folders that are there whole or not at all, whenever process or machine stop; and locks of one at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+POLL_S = 1.0
 
 
 def flush(path: Path) -> None:
@@ -47,3 +51,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock that is this file; the system frees it when a process dies. The file stays.
+
+    While another process holds it, `waiting` is called about once a second; what that raises ends the waiting.
+    """
+    with path.open("w") as lock:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            waiting()
+            time.sleep(POLL_S)
+        yield

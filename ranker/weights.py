@@ -6,21 +6,18 @@ A finished run's manifest names the training it is of, and its weights by digest
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from ranker.digest import file_digest
+from ranker.durable import locked
 from ranker.manifest import read_manifest
 from ranker.types import Condition, EncoderSource, digest_json
 
 log = logging.getLogger("ranker.weights")
-
-POLL_S = 1.0
 
 
 def training_identity(random_key: str, condition: Condition, source: EncoderSource) -> str:
@@ -66,11 +63,5 @@ def only_trainer(runs: Path, identity: str, waiting: Callable[[], None]) -> Iter
     it, `waiting` is called about once a second; what that raises ends the waiting.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    with (runs / f".training-{identity[:12]}.lock").open("w") as lock:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            waiting()
-            time.sleep(POLL_S)
+    with locked(runs / f".training-{identity[:12]}.lock", waiting):
         yield

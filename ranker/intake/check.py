@@ -12,6 +12,7 @@ from typing import Any
 
 from ranker.data.hub import Hub
 from ranker.data.lock import Source
+from ranker.durable import locked
 from ranker.errors import ParticipantError
 from ranker.executors.gpus import own_gpu
 from ranker.home import Home
@@ -38,13 +39,19 @@ from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Service
 from ranker.types import EncoderSource, Progress, RepoKind, Stage
 
+LOCK_NAME = ".check.lock"
+
 
 def check_submission(context: JobContext) -> Outcome:
-    """Handler of CHECK jobs; raises what `examine` and `ranker.sandbox.backends.open_configured` raise."""
+    """Handler of CHECK jobs; raises what `examine` and `ranker.sandbox.backends.open_configured` raise.
+
+    One attempt at a time: all write to the submission's folder, and one that has lost its job may live a moment longer.
+    """
     service = context.service
     sandbox = open_configured(service, context.home.root, gpu=own_gpu())
     sandbox.log_file = context.run_folder / ENCODER_NAME
-    return Outcome(result=examine(context.home, service, context.submission, sandbox, context.report))
+    with locked(context.run_folder.parent / LOCK_NAME, lambda: context.report(Progress(stage=Stage.UNPACK))):
+        return Outcome(result=examine(context.home, service, context.submission, sandbox, context.report))
 
 
 def examine(
