@@ -239,6 +239,8 @@ class Mailbox:
         # Not CLOSE: that would remove what others have marked as deleted.
         with suppress(OSError, imaplib.IMAP4.error):
             self._imap.logout()
+        with suppress(OSError):
+            self._imap.shutdown()  # where the server was gone, logging out has failed before that
 
     @property
     def _where(self) -> str:

@@ -67,7 +67,7 @@ def listed(session: Session, states: Sequence[LinkState]) -> list[LinkView]:
         .where(Link.state.in_(states))
         .order_by(Link.id)
     )
-    return [_view(link, message) for link, message in session.execute(query).tuples()]
+    return [_view(link, message) for link, message in session.execute(query)]
 
 
 def view(session: Session, number: int) -> LinkView:
