@@ -29,12 +29,13 @@ MAX_TEXT = 16_000
 """Characters of one message, or of one traceback, that are kept in a JSON line."""
 REMOVED = "***"
 
-_ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@'\"<>]+@")
+# Each begins with a fixed word and repeats within bounds only, so that hostile text costs no more than its length.
+_ADDRESS = re.compile(r"://[^\s/@'\"<>]{1,2000}@")
 _WORD = re.compile(
-    r"(?i)([\w.-]*(?:token|secret|passw(?:or)?d|api[_-]?key|signature|credential)[\w.-]*['\"]?\s*[=:]\s*['\"]?)"
+    r"(?i)((?:token|secret|passw(?:or)?d|api[_-]?key|signature|credential)[\w.-]{0,40}['\"]?\s{0,8}[=:]\s{0,8}['\"]?)"
     r"(?!None\b)[^\s&'\",;}\])]+"
 )
-_BEARER = re.compile(r"(?i)\b(authorization['\"]?\s*[=:]\s*['\"]?\w+|bearer|basic)\s+[\w.~+/=-]{8,}")
+_BEARER = re.compile(r"(?i)\b(authorization['\"]?\s{0,8}[=:]\s{0,8}['\"]?\w{1,40}|bearer|basic)\s{1,8}[\w.~+/=-]{8,}")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|api_?key|credential")
 _SHORTEST_SECRET = 6
@@ -60,7 +61,7 @@ def tell(log: logging.Logger, event: Happening, message: str, *, level: int = lo
 
 def redacted(text: str) -> str:
     """A text without passwords, tokens and signatures: in addresses, after their names, and the environment's own."""
-    text = _ADDRESS.sub(rf"\1{REMOVED}@", text)
+    text = _ADDRESS.sub(f"://{REMOVED}@", text)
     text = _BEARER.sub(rf"\1 {REMOVED}", text)
     text = _WORD.sub(rf"\1{REMOVED}", text)
     text = _HUB_TOKEN.sub(REMOVED, text)

@@ -93,8 +93,8 @@ class Look:
 def look(session: Session, *, now: datetime, lease_s: float) -> Look:
     """What is seen at `now`; `lease_s` is the length of leases, from which the last heartbeat follows."""
     counts = dict.fromkeys(map(str, Status), 0)
-    by_status = session.execute(select(Job.status, func.count()).group_by(Job.status))
-    counts |= {status: count for status, count in by_status.tuples()}  # noqa: C416  as mypy sees it, no pairs
+    for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status)):
+        counts[status] = count
     whole = select(Job).options(joinedload(Job.submission))
     running = session.scalars(whole.where(Job.status == Status.RUNNING).order_by(Job.id)).all()
     oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == Status.QUEUED))
