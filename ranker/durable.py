@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whenever process or machine stop; and locks of one at a time."""
+"""Files and folders that are there whole or not at all, whenever process or machine stop; and locks."""
 
 from __future__ import annotations
 
