@@ -57,7 +57,10 @@ def judge(
     `rules`: those of the home's configuration, for callers that have read it.
     """
     rules = rules or configured(home)
-    return _settle(session, rules, now, None if rules.one_model_per_team else [submission_id])
+    session.flush()
+    return _settle(
+        session, rules, now, _teammates(session, submission_id) if rules.one_model_per_team else [submission_id]
+    )
 
 
 def after_job(home: Home, rules: Rules, kind: JobKind, submission_id: str) -> Callable[[Session], list[Change]] | None:
@@ -69,6 +72,7 @@ def after_job(home: Home, rules: Rules, kind: JobKind, submission_id: str) -> Ca
 
 def judge_all(session: Session, home: Home, now: datetime, *, rules: Rules | None = None) -> list[Change]:
     """Judge everything anew: after a change of the list of teams or of the configuration. As `judge`."""
+    session.flush()
     return _settle(session, rules or configured(home), now, None)
 
 
@@ -85,14 +89,27 @@ def configured(home: Home) -> Rules:
 
 def standings(session: Session) -> dict[str, Standing]:
     """The standing of each submission, by id."""
-    said: dict[str, list[Verdict]] = {each: [] for each in session.scalars(select(Submission.id))}
-    for verdict in session.scalars(select(Verdict)):
-        said[verdict.submission_id].append(verdict)
+    said: dict[str, list[Any]] = {each: [] for each in session.scalars(select(Submission.id))}
+    for row in session.execute(select(Verdict.submission_id, Verdict.rule, Verdict.ruling, Verdict.evidence)):
+        said[row.submission_id].append(row)
     return {key: standing(verdicts) for key, verdicts in said.items()}
 
 
+def _teammates(session: Session, submission_id: str) -> list[str] | None:
+    """The submissions of one team, this one among them; None: of more than one, so that all are to be judged.
+
+    Bytes that came again may be another team's by that than they were before, and then both teams are affected.
+    """
+    came = _deliveries(session, None)
+    if len(came[submission_id]) > 1:
+        return None
+    teams = roster(session)
+    names = session.execute(select(Submission.id, Submission.team)).all()
+    whose = {key: teams.whose(name, came[key]) for key, name in names}
+    return [key for key, of in whose.items() if of == whose[submission_id]]
+
+
 def _settle(session: Session, rules: Rules, now: datetime, ids: Collection[str] | None) -> list[Change]:
-    session.flush()
     found: list[Change] = []
     for judged, changes in _differences(session, rules, ids):
         submission = session.get_one(Submission, judged.submission_id)
@@ -218,16 +235,9 @@ def facts(session: Session, ids: Collection[str] | None = None) -> list[Entry]:
     """What is known of these submissions (None: of all) that rules look at."""
 
     def among(column: Any) -> Any:
-        return column.is_not(None) if ids is None else column.in_(ids)
+        return _among(column, ids)
 
-    deliveries: dict[str, list[Delivered]] = defaultdict(list)
-    arrived = select(
-        Delivery.submission_id, Delivery.arrived_at, Delivery.arrived_by, Delivery.source, Delivery.sender
-    ).where(among(Delivery.submission_id))
-    for key, arrived_at, arrived_by, source, sender in session.execute(arrived):
-        deliveries[key].append(
-            Delivered(arrived_at=arrived_at, arrived_by=arrived_by, source=source, sender=sender or None)
-        )
+    deliveries = _deliveries(session, ids)
     checks: dict[str, tuple[str, dict[str, Any] | None]] = {}
     checked = select(Job.submission_id, Job.status, Job.result).where(
         Job.kind == JobKind.CHECK, among(Job.submission_id)
@@ -255,6 +265,21 @@ def facts(session: Session, ids: Collection[str] | None = None) -> list[Entry]:
             )
         )
     return entries
+
+
+def _among(column: Any, ids: Collection[str] | None) -> Any:
+    return column.is_not(None) if ids is None else column.in_(ids)
+
+
+def _deliveries(session: Session, ids: Collection[str] | None) -> dict[str, list[Delivered]]:
+    """How these submissions (None: all) came."""
+    found: dict[str, list[Delivered]] = defaultdict(list)
+    arrived = select(
+        Delivery.submission_id, Delivery.arrived_at, Delivery.arrived_by, Delivery.source, Delivery.sender
+    ).where(_among(Delivery.submission_id, ids))
+    for key, arrived_at, arrived_by, source, sender in session.execute(arrived):
+        found[key].append(Delivered(arrived_at=arrived_at, arrived_by=arrived_by, source=source, sender=sender or None))
+    return found
 
 
 def _report(result: Mapping[str, Any] | None) -> Report | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import unicodedata
 
@@ -40,6 +41,7 @@ def is_address(text: str) -> bool:
     return len(text) <= 320 and ADDRESS.fullmatch(text) is not None
 
 
+@functools.lru_cache(maxsize=8192)
 def mailbox(address: str) -> str:
     """Whose mailbox an address is: addresses that lead to one are equal here.
 

@@ -80,6 +80,16 @@ class Roster:
         alike = self._by_looks.get(skeleton(name))
         return Match(lookalike=None if alike is None else alike.name)
 
+    def whose(self, name: str, deliveries: Sequence[Delivered]) -> tuple[str, str]:
+        """What the submissions of one team share. Who is not registered is told apart by the mailbox that he writes
+        from; without one, by the name that was given.
+        """
+        team = self.match(name, deliveries).team
+        if team is not None:
+            return "team", team.name
+        first = min((each for each in deliveries if each.sender), key=lambda each: each.order, default=None)
+        return ("name", folded(name)) if first is None else ("sender", mailbox(first.sender or ""))
+
     def shared_members(self, team: RegisteredTeam) -> dict[Member, tuple[str, ...]]:
         """The team's members who are in other teams as well, with these teams' names in alphabetical order."""
         shared = {}

@@ -99,7 +99,7 @@ def judge(entries: Iterable[Entry], roster: Roster, rules: Rules) -> dict[str, J
     known = list(entries)
     judged = {entry.id: _alone(entry, roster, rules) for entry in known}
     if rules.one_model_per_team:
-        for group in _teams(known, judged).values():
+        for group in _teams(known, judged, roster):
             counting = max(group, key=lambda entry: (entry.first.arrived_at, entry.id))
             for entry in group:
                 said = judged[entry.id]
@@ -292,25 +292,13 @@ def _disclosure(entry: Entry) -> Ruled:
     return Ruled(rule=Rule.DISCLOSURE, ruling=Ruling.PENDING, why=why, evidence=evidence)
 
 
-def _teams(entries: Iterable[Entry], judged: Mapping[str, Judged]) -> dict[tuple[str, str], list[Entry]]:
-    """The valid submissions of each team: those that were accepted, and of which no rule is broken.
-
-    Who is not registered is told apart by the mailbox that he writes from; without one, by the name that was given.
-    """
+def _teams(entries: Iterable[Entry], judged: Mapping[str, Judged], roster: Roster) -> Iterable[list[Entry]]:
+    """The valid submissions of each team: those that were accepted, and of which no rule is broken."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        said = judged[entry.id]
-        if not entry.is_accepted or any(each.ruling is Ruling.BROKEN for each in said.ruled):
-            continue
-        sender = next((each.sender for each in sorted(entry.deliveries, key=lambda d: d.order) if each.sender), None)
-        if said.match.team is not None:
-            key = "team", said.match.team.name
-        elif sender is not None:
-            key = "sender", mailbox(sender)
-        else:
-            key = "name", folded(entry.team)
-        groups.setdefault(key, []).append(entry)
-    return groups
+        if entry.is_accepted and all(each.ruling is not Ruling.BROKEN for each in judged[entry.id].ruled):
+            groups.setdefault(roster.whose(entry.team, entry.deliveries), []).append(entry)
+    return groups.values()
 
 
 def _one_model(entry: Entry, counting: Entry, of: int) -> Ruled:
