@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,10 @@ def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
         for name, content in files.items():
             archive.writestr(name, content)
     return out.getvalue()
+
+
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one, for tests of a thousand small trees; to stand for pytest's `tmp_path`."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="ranker-test-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)

@@ -27,7 +27,6 @@ from ranker.intake.archive_layout import (
     content_start,
     entries,
     find_directory,
-    shown,
 )
 from ranker.intake.archive_names import Member, Places, Separators, faults, member_of
 from ranker.intake.staging import flush_tree, place, staging_folder
@@ -181,7 +180,7 @@ def _method_faults(entry: Entry, member: Member) -> Iterator[str]:
         # bzip2 and LZMA cannot be unpacked in bounded memory, and the others not by Python.
         method = _METHODS.get(entry.method, f"method {entry.method}")
         yield (
-            f"{shown(member.path)} is compressed by {method}; expected deflate;"
+            f"{member.shown} is compressed by {method}; expected deflate;"
             " pack with `python -m zipfile -c FILE.zip FOLDER`"
         )
 
@@ -203,7 +202,7 @@ def _write(file: BinaryIO, directory: Directory, separator: str, tree: Path) -> 
             _copy(file, entry, tree.joinpath(*member.parts))
         except _BrokenContentError as error:
             reasons.add(
-                f"{shown(member.path)} cannot be unpacked ({error}); expected a whole archive; pack and send it again"
+                f"{member.shown} cannot be unpacked ({error}); expected a whole archive; pack and send it again"
             )
             if reasons.count > MAX_REASONS:
                 break

@@ -15,7 +15,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ranker.errors import ParticipantError
 
@@ -182,11 +182,12 @@ def entries(file: BinaryIO, directory: Directory) -> Iterator[Entry]:
             header = stream.read(_RECORD.size) if at + _RECORD.size <= directory.end else b""
             if len(header) < _RECORD.size or not header.startswith(b"PK\1\2"):
                 raise ParticipantError(_broken("it has fewer entries than it says"))
-            named, more, comment = _RECORD.unpack(header)[10:13]
+            fields = _RECORD.unpack(header)
+            named, more, comment = fields[10:13]
             length = _RECORD.size + named + more + comment
             if at + length > directory.end:
                 raise ParticipantError(_broken("an entry's name runs over its end"))
-            yield _entry(at, header, stream.read(named), stream.read(more))
+            yield _entry(at, fields, stream.read(named), stream.read(more))
             stream.seek(comment, io.SEEK_CUR)
             at += length
     if at != directory.end:
@@ -195,20 +196,18 @@ def entries(file: BinaryIO, directory: Directory) -> Iterator[Entry]:
 
 def entry_at(file: BinaryIO, place: int) -> Entry:
     """The entry of which the directory tells at `place`, read once more."""
-    header = os.pread(file.fileno(), _RECORD.size, place)
-    named, more = _RECORD.unpack(header)[10:12]
+    fields = _RECORD.unpack(os.pread(file.fileno(), _RECORD.size, place))
+    named, more = fields[10:12]
     rest = os.pread(file.fileno(), named + more, place + _RECORD.size)
-    return _entry(place, header, rest[:named], rest[named:])
+    return _entry(place, fields, rest[:named], rest[named:])
 
 
 def _broken(how: str) -> str:
     return f"the archive's directory is broken ({how}); expected a complete ZIP; pack the archive again and send it"
 
 
-def _entry(place: int, header: bytes, raw_name: bytes, extra: bytes) -> Entry:
-    _, made_by, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, start = _RECORD.unpack(header)
-    if len(raw_name) + len(extra) < sum(_RECORD.unpack(header)[10:12]):
-        raise ParticipantError(_broken("it is cut off"))
+def _entry(place: int, fields: tuple[Any, ...], raw_name: bytes, extra: bytes) -> Entry:
+    _, made_by, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, start = fields
     if _FULL in {packed, size, start}:
         size, packed, start = _larger(extra, (size, packed, start))
     if disk not in {0, _FULL_SHORT}:
@@ -269,6 +268,7 @@ class Extents:
         self._directory = directory
         self._reasons = reasons
         self._starts, self._ends, self._places = array("Q"), array("Q"), array("Q")
+        self._describes = bytearray()  # whether a data descriptor stands behind the content
 
     def add(self, entry: Entry) -> None:
         """Look at one entry's own header."""
@@ -292,6 +292,7 @@ class Extents:
         self._starts.append(entry.start)
         self._ends.append(min(entry.start + _LOCAL.size + named + more + entry.packed, 2**63))
         self._places.append(entry.place)
+        self._describes.append(bool(entry.flags & DESCRIPTOR))
 
     def check(self) -> None:
         """Add entries that share bytes (how a bomb hides from a count of bytes), and bytes of no entry (where other
@@ -311,16 +312,15 @@ class Extents:
                 reached, before = max(reached, self._ends[number]), number
 
     def _check_between(self, before: int, reached: int, start: int) -> None:
-        if before >= 0:
+        if before >= 0 and self._describes[before]:
             entry = entry_at(self._file, self._places[before])
-            if entry.flags & DESCRIPTOR:
-                found = os.pread(self._file.fileno(), 25, reached)[: start - reached]
-                if found not in _descriptors(entry):
-                    self._reasons.add(
-                        f"{entry.shown} has no data descriptor behind it that says what the archive's directory says;"
-                        " expected one; pack the archive again"
-                    )
-                return
+            found = os.pread(self._file.fileno(), 25, reached)[: start - reached]
+            if found not in _descriptors(entry):
+                self._reasons.add(
+                    f"{entry.shown} has no data descriptor behind it that says what the archive's directory says;"
+                    " expected one; pack the archive again"
+                )
+            return
         if before < 0 and start == 4 and os.pread(self._file.fileno(), 4, 0) in _ONE_OF_ONE:
             return
         if start > reached:

@@ -43,6 +43,11 @@ class Member:
         """Relative to the tree."""
         return "/".join(self.parts)
 
+    @property
+    def shown(self) -> str:
+        """The same for messages."""
+        return shown(self.path)
+
 
 class Separators:
     """Whether a backslash stands between folders, as old tools for Windows write it: only where it can mean no other
@@ -68,6 +73,8 @@ def odd_characters(text: str) -> str:
 
     Terminals, shells and pages misread these, and a NUL would end a name early.
     """
+    if text.isprintable():
+        return ""
     odd = sorted({char for char in text if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
     return ", ".join(f"U+{ord(char):04X}" for char in odd[:5])
 
@@ -128,60 +135,78 @@ def faults(entry: Entry, member: Member, limits: ArchiveLimits) -> Iterator[str]
 
 def _path_faults(member: Member, limits: ArchiveLimits) -> Iterator[str]:
     name, parts = member.path, member.parts
-    said = shown(name)
     odd = odd_characters(name)
     if odd:
-        yield f"the name {said} has control or invisible characters ({odd}); expected printable ones; rename it"
+        yield f"the name {member.shown} has control or invisible characters ({odd}); expected printable ones; rename it"
     if "\\" in name:
-        yield f"the name {said} has a backslash; expected / between folders; rename it, or pack with another tool"
+        yield (
+            f"the name {member.shown} has a backslash; expected / between folders; rename it, or pack with another tool"
+        )
     if name.startswith("/") or (name[1:2] == ":" and name[0].isascii() and name[0].isalpha()):
-        yield f"the path {said} is absolute; expected one relative to the archive; pack the repository's own folder"
+        yield (
+            f"the path {member.shown} is absolute;"
+            " expected one relative to the archive; pack the repository's own folder"
+        )
     elif "" in parts:
-        yield f"the path {said} has an empty part; expected a name between every two /; pack the archive again"
+        yield f"the path {member.shown} has an empty part; expected a name between every two /; pack the archive again"
     elif ":" in name:
-        yield f"the name {said} has a colon, which Windows takes for a hidden stream; expected none; rename it"
+        yield f"the name {member.shown} has a colon, which Windows takes for a hidden stream; expected none; rename it"
     if ".." in parts:
-        yield f"the path {said} climbs with ..; expected paths inside the archive; pack the repository's own folder"
+        yield (
+            f"the path {member.shown} climbs with ..;"
+            " expected paths inside the archive; pack the repository's own folder"
+        )
     if len(parts) > limits.max_depth:
-        yield f"the path {said} is {len(parts)} folders deep; at most {limits.max_depth} are accepted; flatten it"
+        yield (
+            f"the path {member.shown} is {len(parts)} folders deep; at most {limits.max_depth} are accepted; flatten it"
+        )
     length = len(name.encode(errors="replace"))
     if length > limits.max_path_length:
-        yield f"the path {said} is {length} bytes long; at most {limits.max_path_length} are accepted; shorten it"
+        yield (
+            f"the path {member.shown} is {length} bytes long; at most {limits.max_path_length} are accepted; shorten it"
+        )
     elif any(len(part.encode(errors="replace")) > _MAX_NAME for part in parts):
-        yield f"the path {said} has a name above {_MAX_NAME} bytes, which file systems refuse; shorten it"
+        yield f"the path {member.shown} has a name above {_MAX_NAME} bytes, which file systems refuse; shorten it"
 
 
 def _spelling_faults(member: Member) -> Iterator[str]:
     """Names that are harmless here, and another thing for who decodes, folds or shortens them."""
-    said = shown(member.path)
     for part in member.parts:
-        for reading in (unquote(part), unicodedata.normalize("NFKC", part)):
+        readings = () if part.isascii() and "%" not in part else (unquote(part), unicodedata.normalize("NFKC", part))
+        for reading in readings:
             if reading != part and (reading in {".", ".."} or any(mark in reading for mark in "/\\\0")):
-                yield f"the path {said} has a part that some programs read as {shown(reading)}; rename it"
+                yield f"the path {member.shown} has a part that some programs read as {shown(reading)}; rename it"
                 break
         if part not in {"", ".."} and part[-1] in ". ":
-            yield f"the name {said} has a part that ends in a dot or space, which Windows drops; rename it"
+            yield f"the name {member.shown} has a part that ends in a dot or space, which Windows drops; rename it"
         elif _RESERVED.fullmatch(part):
-            yield f"the name {said} has a part that Windows takes for a device ({shown(part)}); rename it"
+            yield f"the name {member.shown} has a part that Windows takes for a device ({shown(part)}); rename it"
 
 
 def _kind_faults(entry: Entry, member: Member) -> Iterator[str]:
-    said, link = shown(member.path), False
+    link = False
     kinds = {stat.S_IFMT(entry.attributes >> 16)}
     for kind, data in extra_fields(entry.extra):
         if kind == _ASI_UNIX and len(data) >= 6:
             kinds.add(stat.S_IFMT(struct.unpack_from("<H", data, 4)[0]))
         link |= kind == _UNIX_DEVICE and len(data) > 12
     if stat.S_IFLNK in kinds or link or entry.attributes & _DOS_LINK:
-        yield f"{said} is a symbolic link; expected files and folders only; pack the file itself (zip without -y)"
+        yield (
+            f"{member.shown} is a symbolic link; expected files and folders only; pack the file itself (zip without -y)"
+        )
     elif kinds - {0, stat.S_IFREG, stat.S_IFDIR} or entry.attributes & (_DOS_LABEL | _DOS_DEVICE):
-        yield f"{said} is a device, pipe or socket; expected files and folders only; remove it"
+        yield f"{member.shown} is a device, pipe or socket; expected files and folders only; remove it"
     elif (
         (stat.S_IFREG in kinds or entry.size)
         if member.is_folder
         else (stat.S_IFDIR in kinds or entry.attributes & _DOS_FOLDER)
     ):
-        yield f"{said} is marked both as a folder and as a file; expected one of them; pack the archive again"
+        yield f"{member.shown} is marked both as a folder and as a file; expected one of them; pack the archive again"
+
+
+def _folded(part: str) -> str:
+    """As a file system sees a name that is blind to case and to Unicode forms."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold())
 
 
 class Places:
@@ -250,7 +275,7 @@ class Places:
         del self._chain[kept:]
         folded, exact = self._chain[-1][1:] if self._chain else (b"", b"")
         for part in parts[kept:]:
-            form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold())
+            form = part.lower() if part.isascii() else _folded(part)
             folded, exact = self._digest(folded, form), self._digest(exact, part)
             self._chain.append((part, folded, exact))
         return self._chain
