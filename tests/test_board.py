@@ -20,11 +20,26 @@ from ranker import config
 from ranker.board import Board, assemble, conditions, ranking_json
 from ranker.config import Benchmark, Recipe, Task, Track
 from ranker.db.models import Job, Score, Submission
+from ranker.db.rules import Verdict
 from ranker.db.schema import Base
 from ranker.errors import ConfigError, MissingError, OrganizerError, UsageError
 from ranker.home import Home
 from ranker.metrics import Pair, evaluate
-from ranker.types import Condition, Domain, Fault, Group, JobKind, MetricName, Precision, Status, Trained
+from ranker.types import (
+    Action,
+    Condition,
+    Domain,
+    Fault,
+    Group,
+    JobKind,
+    MetricName,
+    Precision,
+    Rule,
+    Ruling,
+    Standing,
+    Status,
+    Trained,
+)
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
 TASKS = ("keyword", "pitch")
@@ -427,3 +442,88 @@ def test_demonstration_words_do_not_split_a_board(place: Place) -> None:
     board = place.board(bench)
     assert [row.rank for row in board.rows] == [1, 2]
     assert board.demonstration == ("new words",)
+
+
+# -- what the rules leave of a board
+
+
+def judged(place: Place, submission: str, rule: Rule, ruling: Ruling, **evidence: str) -> None:
+    """Write down what a rule says of a submission."""
+    place.session.add(
+        Verdict(
+            submission_id=submission,
+            rule=rule,
+            ruling=ruling,
+            why="of ann@x.org",
+            evidence=evidence,
+            decided_at=NOW,
+            decided_by="ranker",
+        )
+    )
+    place.session.flush()
+
+
+def field_of_five(place: Place) -> dict[str, str]:
+    """One submission of each standing, the better the further from being ranked; their ids by team."""
+    ids = {}
+    for right, name in enumerate(("plain", "open", "older", "tardy", "gone", "out"), start=20):
+        ids[name] = place.submit(name)
+        place.evaluate(ids[name], condition(benchmark()), {"keyword": right, "pitch": right})
+    judged(place, ids["plain"], Rule.DEADLINE, Ruling.MET)
+    judged(place, ids["open"], Rule.REPORT, Ruling.PENDING)
+    judged(place, ids["older"], Rule.ONE_MODEL, Ruling.BROKEN)
+    judged(place, ids["tardy"], Rule.DEADLINE, Ruling.BROKEN)
+    judged(place, ids["gone"], Rule.CONDUCT, Ruling.BROKEN, action=Action.WITHDRAW)
+    judged(place, ids["out"], Rule.CONDUCT, Ruling.BROKEN, action=Action.DISQUALIFY)
+    return ids
+
+
+def test_only_what_the_rules_rank_has_a_rank(place: Place) -> None:
+    """A pending one stands below without rank and score, with what is missing; the others do not appear, though all of
+    them are better.
+    """
+    ids = field_of_five(place)
+    board = place.board(benchmark())
+    assert [(row.team, row.rank, row.standing) for row in board.rows] == [
+        ("plain", 1, Standing.RANKED),
+        ("open", None, Standing.PENDING),
+    ]
+    pending = board.rows[1]
+    assert (pending.score, pending.interval, pending.missing) == (None, None, ())
+    assert pending.cells["pitch"].raw == 21 / 40
+    assert pending.pending == ("its technical report is missing, or cannot be accepted as it is",)
+    (choice, *_) = conditions(place.session, benchmark(), "A")
+    assert choice.submissions == 1
+    said = json.dumps(board.to_json()) + json.dumps(ranking_json(board)) + board.to_frame().to_csv()
+    assert "ann@x.org" not in said
+    assert not [name for name in ("older", "tardy", "gone", "out") if ids[name] in said]
+
+
+def test_what_is_asked_for_is_ranked_as_if_nothing_stood_against_it(place: Place) -> None:
+    """An organizer sees where a late or withdrawn one would stand, marked as such, each standing for itself."""
+    field_of_five(place)
+
+    def ranks(*including: Standing) -> list[tuple[str, int | None, Standing]]:
+        board = assemble(place.session, place.home, benchmark(), "A", including=including, now=NOW)
+        return [(row.team, row.rank, row.standing) for row in board.rows]
+
+    assert ranks(Standing.LATE) == [
+        ("tardy", 1, Standing.LATE),
+        ("plain", 2, Standing.RANKED),
+        ("open", None, Standing.PENDING),
+    ]
+    assert [team for team, _, _ in ranks(*Standing)] == ["out", "gone", "tardy", "older", "open", "plain"]
+    assert [rank for _, rank, _ in ranks(*Standing)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_board_of_pending_submissions_alone(place: Place) -> None:
+    """Before anybody is registered there is a board all the same, with nobody ranked; of two boards that could be
+    shown, the one that ranks somebody comes first.
+    """
+    one = place.submit("a")
+    place.evaluate(one, condition(benchmark()), {"keyword": 30, "pitch": 20}, at=NOW + timedelta(days=1))
+    judged(place, one, Rule.REGISTRATION, Ruling.PENDING)
+    assert [(row.team, row.rank) for row in place.board(benchmark()).rows] == [("a", None)]
+    other = place.submit("b")
+    place.evaluate(other, condition(benchmark(), device="another"), {"keyword": 3, "pitch": 2})
+    assert place.board(benchmark()).condition.device == "another"
