@@ -105,10 +105,8 @@ def receive(
     commits.
     Raises UsageError (no such file, bad name, bytes that are another team's), ParticipantError, InfraError.
     """
-    if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
-        raise UsageError(f"--encoder {encoder!r} is not understood; expected FILE.py or FILE.py:CLASS")
     # Given names are judged before bytes are kept; a stem only where it is needed, for known bytes have their team.
-    given_team = None if team is None else team_name(team)
+    given_team = given(team, encoder)
     for path in (arrival.file, arrival.report):
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: there is no such file; expected a submission's ZIP, and its report as a PDF")
@@ -131,6 +129,13 @@ def known(home: Home, session: Session, submission_id: str, *, now: datetime) ->
     job = _queue_check(session, submission, again=again, now=now)
     is_queued = job.status in {Status.QUEUED, Status.RUNNING}
     return Received(submission=submission, job_id=job.id, is_new=False, is_queued=is_queued)
+
+
+def given(team: str | None, encoder: str | None) -> str | None:
+    """The name of a team that an organizer gave, as it is kept. Raises UsageError if it, or `encoder`, can be none."""
+    if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
+        raise UsageError(f"--encoder {encoder!r} is not understood; expected FILE.py or FILE.py:CLASS")
+    return None if team is None else team_name(team)
 
 
 @contextmanager

@@ -49,10 +49,13 @@ class Intake(Opened):
     ) -> list[Taken]:
         """Keep and record all that was handed in (paths, addresses, and mailed links by number), and queue checks.
 
-        What is wrong with one of them stands in its `Taken`. Raises what `open` raises.
+        What is wrong with one of them stands in its `Taken`. Raises UsageError (`team`, `encoder`), and what `open`
+        raises.
         """
         from ranker.intake.ingest import Asked, Ingest
+        from ranker.intake.receive import given
 
+        given(team, encoder)
         asked = Asked(team=team, report=report, encoder=encoder)
         with self.open() as engine:
             taking = Ingest(
