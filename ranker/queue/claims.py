@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Engine, and_, or_, select
+from sqlalchemy import Connection, Engine, Row, Select, Table, bindparam, exists, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
-from ranker.db.models import Job, Score
+from ranker.db.models import Job, Pause, Score
 from ranker.db.session import session as open_session
 from ranker.errors import LeaseLostError
 from ranker.queue import moves
-from ranker.queue.pausing import PAUSE_POLL_S, pause_for, paused
+from ranker.queue.pausing import PAUSE_POLL_S, pause_for
 from ranker.types import Condition, Ending, Fault, JobKind, Progress, Status
 
 MAX_RETRY_DELAY_S = 600.0
+_JOB = cast("Table", Job.__table__)  # without the ORM, which takes longer than the database, where it is asked often
+_IS_PAUSED = select(Pause.give_back).where(Pause.id == 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +60,14 @@ def claim(
     `job_ids`: only one of these (a set, if they are many). None if there is none, or while the queue is paused. Workers
     that ask in vain take no lock.
     """
-    with open_session(engine, read_only=True) as reading:
-        if paused(reading) is not None or next(_due(reading, now, job_ids), None) is None:
+    with _reading(engine) as looking:
+        if next(_due(looking, now, job_ids), None) is None:
             return None
-    with open_session(engine) as session:
-        if paused(session) is not None:
-            return None
-        for job_id in _due(session, now, job_ids):
-            job = session.get(Job, job_id, with_for_update={"skip_locked": True})
-            if job is None or job.status != Status.QUEUED:
-                continue  # on a server, another claim may have been quicker
-            moves.begin(session, job, worker=worker, now=now, lease_s=lease_s)
-            return _claim(job, worker)
+    with engine.begin() as connection:
+        for job_id in _due(connection, now, job_ids):
+            row = moves.begin(connection, job_id, worker=worker, now=now, lease_s=lease_s)
+            if row is not None:  # on a server, another claim may have been quicker
+                return _claim(row, worker)
     return None
 
 
@@ -76,25 +75,26 @@ def next_due(engine: Engine, *, now: datetime, job_ids: Collection[int] | None =
     """When to ask for a job again: `now` if one is due, later while jobs wait or the queue is paused; None if no job is
     queued.
     """
-    with open_session(engine, read_only=True) as reading:
-        waiting = select(Job.id, Job.not_before).where(Job.status == Status.QUEUED).order_by(Job.not_before)
-        times = [at for job_id, at in reading.execute(waiting) if job_ids is None or job_id in job_ids]
+    with _reading(engine) as connection:
+        if next(_due(connection, now, job_ids), None) is not None:
+            return now
+        waiting = select(_JOB.c.id, _JOB.c.not_before).where(_JOB.c.status == Status.QUEUED)
+        times = [at for job_id, at in connection.execute(waiting) if job_ids is None or job_id in job_ids]
         if not times:
             return None
-        if paused(reading) is not None:
+        if connection.execute(_IS_PAUSED).one_or_none() is not None:
             return now + timedelta(seconds=PAUSE_POLL_S)
-        if next(_due(reading, now, job_ids), None) is not None:
-            return now
-        return min(at for at in times if at is not None)
+        soonest: datetime = min(at for at in times if at is not None)
+        return soonest
 
 
 def heartbeat(engine: Engine, claim: Claim, *, now: datetime, lease_s: float, progress: Progress | None) -> None:
     """Prolong the lease, and record progress unless it is None. Raises LeaseLostError if the job is another's now."""
-    with open_session(engine) as session:
-        job = _owned(session, claim)
-        job.lease_expires_at = now + timedelta(seconds=lease_s)
-        if progress is not None:
-            job.progress = progress.to_json()
+    lease = {"lease_expires_at": now + timedelta(seconds=lease_s)}
+    values = lease if progress is None else lease | {"progress": progress.to_json()}
+    with engine.begin() as connection:
+        if connection.execute(update(_JOB).where(*_owner(claim)).values(values)).rowcount != 1:
+            _check_owner(claim, connection.execute(_holder(claim)).one_or_none())
 
 
 def is_asked_back(engine: Engine, claim: Claim) -> bool:
@@ -102,11 +102,10 @@ def is_asked_back(engine: Engine, claim: Claim) -> bool:
 
     Raises LeaseLostError if the job is another's now.
     """
-    with open_session(engine, read_only=True) as reading:
-        columns = select(Job.status, Job.worker, Job.attempt).where(Job.id == claim.job_id)
-        _check_owner(claim, reading.execute(columns).one_or_none())
-        pause = paused(reading)
-        return pause is not None and pause.give_back
+    with _reading(engine) as connection:
+        _check_owner(claim, connection.execute(_holder(claim)).one_or_none())
+        pause = connection.execute(_IS_PAUSED).one_or_none()
+        return pause is not None and bool(pause.give_back)
 
 
 def finish(
@@ -218,33 +217,50 @@ def reap(
     return taken
 
 
-def _claim(job: Job, worker: str) -> Claim:
+@contextmanager
+def _reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that blocks nobody."""
+    with engine.connect().execution_options(read_only=True) as connection, connection.begin():
+        yield connection
+
+
+def _claim(row: Row[Any], worker: str) -> Claim:
     return Claim(
-        job_id=job.id,
-        key=job.key,
-        attempt=job.attempt,
+        job_id=row.id,
+        key=row.key,
+        attempt=row.attempt,
         worker=worker,
-        submission_id=job.submission_id,
-        kind=JobKind(job.kind),
-        benchmark=job.benchmark,
-        track=job.track,
-        condition=None if job.condition is None else Condition.from_json(job.condition),
-        seed=job.seed,
+        submission_id=row.submission_id,
+        kind=JobKind(row.kind),
+        benchmark=row.benchmark,
+        track=row.track,
+        condition=None if row.condition is None else Condition.from_json(row.condition),
+        seed=row.seed,
     )
 
 
-def _due(session: Session, now: datetime, job_ids: Collection[int] | None) -> Iterator[int]:
-    """Ids of jobs that may be claimed, first of all the first to be: read one by one from the index `job_claim`."""
-    # A time to wait for that lies further ahead than any delay we give was written before the clock was set back.
-    horizon = now + timedelta(seconds=MAX_RETRY_DELAY_S)
-    is_due: ColumnElement[bool] = and_(
-        Job.status == Status.QUEUED, or_(Job.not_before.is_(None), Job.not_before <= now, Job.not_before > horizon)
+# Workers ask this all the time, so it is built once; ids come one by one from the index `job_claim`, first of all the
+# first to be. A time to wait for that lies further ahead than any delay we give was written before the clock was set
+# back.
+_DUE = (
+    select(_JOB.c.id)
+    .where(
+        _JOB.c.status == Status.QUEUED,
+        or_(
+            _JOB.c.not_before.is_(None), _JOB.c.not_before <= bindparam("now"), _JOB.c.not_before > bindparam("horizon")
+        ),
+        ~exists(Pause.__table__.select()),
     )
-    query = select(Job.id).where(is_due).order_by(Job.priority.desc(), Job.id)
-    if job_ids is None:
-        query = query.limit(100)  # of these, other claims can have been quicker with all only on a server, for a moment
-    found = session.execute(query.execution_options(yield_per=100)).scalars()
-    return (job_id for job_id in found if job_ids is None or job_id in job_ids)
+    .order_by(_JOB.c.priority.desc(), _JOB.c.id)
+)
+_FIRST_DUE = _DUE.limit(100)  # other claims can have been quicker with all of these only on a server, for a moment
+
+
+def _due(connection: Connection, now: datetime, job_ids: Collection[int] | None) -> Iterator[int]:
+    """Ids of jobs that may be claimed, in the order of claims; none while the queue is paused."""
+    times = {"now": now, "horizon": now + timedelta(seconds=MAX_RETRY_DELAY_S)}
+    found = connection.execute(_FIRST_DUE if job_ids is None else _DUE, times, execution_options={"yield_per": 100})
+    return (job_id for (job_id,) in found if job_ids is None or job_id in job_ids)
 
 
 def _running(session: Session, ids: Collection[int] | None = None) -> Iterator[Any]:
@@ -253,6 +269,20 @@ def _running(session: Session, ids: Collection[int] | None = None) -> Iterator[A
     if ids is not None:
         query = query.where(Job.id.in_(ids)).with_for_update()
     return iter(session.scalars(query).all())
+
+
+def _holder(claim: Claim) -> Select[Any]:
+    return select(_JOB.c.status, _JOB.c.worker, _JOB.c.attempt).where(_JOB.c.id == claim.job_id)
+
+
+def _owner(claim: Claim) -> list[ColumnElement[bool]]:
+    """What is true of the job's row as long as it is this claim's."""
+    return [
+        _JOB.c.id == claim.job_id,
+        _JOB.c.status == Status.RUNNING,
+        _JOB.c.worker == claim.worker,
+        _JOB.c.attempt == claim.attempt,
+    ]
 
 
 def _owned(session: Session, claim: Claim) -> Job:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, Table, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from ranker.db.models import Job, JobAttempt
 from ranker.errors import OrganizerError
 from ranker.types import Ending, Fault, Status
+
+_JOB, _ATTEMPT = cast("Table", Job.__table__), cast("Table", JobAttempt.__table__)
 
 MOVES: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
@@ -32,13 +35,33 @@ def move(job: Job, to: Status) -> None:
     job.worker, job.lease_expires_at, job.fault = None, None, None
 
 
-def begin(session: Session, job: Job, *, worker: str, now: datetime, lease_s: float) -> None:
-    """Hand a queued job to a worker: a new attempt, whose number was never given before."""
-    move(job, Status.RUNNING)
-    job.attempt += 1
-    job.worker, job.lease_expires_at = worker, now + timedelta(seconds=lease_s)
-    job.not_before, job.progress, job.started_at = None, None, now
-    session.add(JobAttempt(job_id=job.id, number=job.attempt, worker=worker, started_at=now, reasons=[]))
+_BEGIN = (
+    update(_JOB)
+    .where(_JOB.c.id == bindparam("job_id"), _JOB.c.status == Status.QUEUED)
+    .values(
+        status=Status.RUNNING,
+        attempt=_JOB.c.attempt + 1,
+        worker=bindparam("by"),
+        lease_expires_at=bindparam("until"),
+        started_at=bindparam("now"),
+        not_before=None,
+        progress=None,
+    )
+    .returning(_JOB)
+)
+
+
+def begin(connection: Connection, job_id: int, *, worker: str, now: datetime, lease_s: float) -> Row[Any] | None:
+    """Hand a queued job to a worker: a new attempt, whose number was never given before.
+
+    Returns the job's row; None, and nothing changed, if it is not queued any more.
+    """
+    until = now + timedelta(seconds=lease_s)
+    row = connection.execute(_BEGIN, {"job_id": job_id, "by": worker, "until": until, "now": now}).one_or_none()
+    if row is not None:
+        attempt = {"job_id": job_id, "number": row.attempt, "worker": worker, "started_at": now, "reasons": []}
+        connection.execute(insert(_ATTEMPT), attempt)
+    return row
 
 
 def end(
