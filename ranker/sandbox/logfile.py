@@ -23,7 +23,9 @@ class BoundedLog:
         if self._path is None or not printed:
             return
         with suppress(OSError):
-            self._append(self._path, printed[-self._half :])
+            end = printed[-2 * self._half :]
+            for start in range(0, len(end), self._half):
+                self._append(self._path, end[start : start + self._half])
 
     def _append(self, path: Path, printed: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
