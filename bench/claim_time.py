@@ -1,8 +1,8 @@
 """How long a claim takes with many jobs in the table: `python bench/claim_time.py [--jobs 10000] [--claims 2000]`.
 
 A real SQLite file, of jobs in the states that a long challenge leaves: some ended, some waiting for a retry, the rest
-queued with a few priorities. Each claim is timed alone, with everything it takes to make it durable (fsync); the last row
-has eight processes claim at once, so that it shows the waiting for the lock as well. `processor` is the median of the
+queued with a few priorities. Each claim is timed alone, with everything it takes to make it durable (fsync); in the
+last row eight processes claim at once, which shows the waiting for the lock as well. `processor` is the median of the
 time of this process alone: what is left when the disk is quick and nobody else uses the machine.
 """
 
