@@ -83,6 +83,8 @@ def test_wheel_carries_its_files_inside_its_package(wheel: Path) -> None:
     assert any(name.startswith("alembic/versions/0001") for name in inside)
     assert any(name.startswith("leaderboard/templates/") for name in inside)
     assert any(name.startswith("leaderboard/static/") for name in inside)
+    mails = {f"ranker/replies/templates/{name}.txt" for name in ("_parts", "received", "accepted", "refused", "result")}
+    assert mails <= set(names)
 
 
 def test_doctor_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.message import Message as Headers
 from email.utils import format_datetime, parseaddr
+from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
@@ -77,15 +78,7 @@ def organizers(sender: str) -> str:
 
 def rendered(home: Home, answer: Answer) -> str:
     """The words, from the home's own template if it has one. Raises ConfigError."""
-    own = home.root / "configs" / "mail"
-    environment = Environment(
-        loader=FileSystemLoader([own, TEMPLATES]),
-        autoescape=False,  # noqa: S701  plain text, of which no program makes anything else
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = _templates(home.root / "configs" / "mail")
     name = f"{answer.kind}.txt"
     try:
         text = environment.get_template(name).render({each.name: getattr(answer, each.name) for each in fields(answer)})
@@ -99,3 +92,15 @@ def rendered(home: Home, answer: Answer) -> str:
         raise ConfigError(f"the template {name} (configs/mail/ of the home) cannot be used: {error}") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+
+
+@lru_cache(maxsize=4)  # compiling takes longer than all the rest; files that were changed are read again
+def _templates(own: Path) -> Environment:
+    return Environment(
+        loader=FileSystemLoader([own, TEMPLATES]),
+        autoescape=False,  # noqa: S701  plain text, of which no program makes anything else
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -9,7 +9,7 @@ from ranker import lineup, scoring
 from ranker.config import Benchmark, Track
 from ranker.db.models import Job, Score
 from ranker.replies.answer import TaskResult, TrackResult
-from ranker.types import Group, JobKind, Part, Status
+from ranker.types import Condition, Fault, Group, JobKind, Part, Status
 
 
 def results(reading: Session, benchmark: Benchmark) -> dict[str, tuple[TrackResult, ...]]:
@@ -51,6 +51,23 @@ def is_under_way(jobs: list[Job], benchmark: Benchmark) -> bool:
         and job.status in {Status.QUEUED, Status.RUNNING}
         for job in jobs
     )
+
+
+def failures(jobs: list[Job], benchmark: Benchmark) -> tuple[str, ...]:
+    """Why a submission's public evaluations failed by its own fault: in full only where every task that was trained or
+    tested in the run is public, for a reason may name a task and its clips.
+    """
+    told: dict[str, None] = {}
+    for job in jobs:
+        failed = job.kind == JobKind.EVALUATE and job.benchmark == benchmark.name and job.fault == Fault.PARTICIPANT
+        if not failed or job.part is not Part.PUBLIC or job.condition is None or job.track not in benchmark.tracks:
+            continue
+        part = benchmark.part(job.track, Part.PUBLIC)
+        is_open = all(task.group is Group.PUBLIC for task in (*part.tasks, *part.mixture.tasks))
+        as_now = Condition.from_json(job.condition).measurement == benchmark.measurement_digest(job.track)
+        in_short = f"its run in track {job.track} failed by its own fault; the organizers can tell you more"
+        told |= dict.fromkeys(job.reasons if is_open and as_now else [in_short])
+    return tuple(told)
 
 
 def _public(track: Track) -> Track:

@@ -20,9 +20,9 @@ from ranker.db.mail import Delivery, Link, Message
 from ranker.db.rules import Verdict
 from ranker.overview import SubmissionView
 from ranker.replies.answer import About, Address, Answer, TrackResult
-from ranker.replies.results import is_under_way, results
+from ranker.replies.results import failures, is_under_way, results
 from ranker.rules.standing import standing
-from ranker.types import Fault, Part, ReplyKind, Rule, Ruling, SubmissionState
+from ranker.types import ReplyKind, Rule, Ruling, SubmissionState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +114,7 @@ class _Known:
         if view.state is SubmissionState.REFUSED:
             return ReplyKind.REFUSED, view.reasons, ()
         evaluations = list(view.evaluations)
-        failed = [
-            job
-            for job in evaluations
-            if job.benchmark == benchmark.name and job.part is Part.PUBLIC and job.fault == Fault.PARTICIPANT
-        ]
-        reasons = view.failures_of({job.id for job in failed})
+        reasons = failures(evaluations, benchmark)
         tracks = self.results.get(view.submission.id, ())
         if is_under_way(evaluations, benchmark) or not (tracks or reasons):
             return ReplyKind.ACCEPTED, (), ()
