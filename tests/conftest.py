@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest_plugins = ["engine", "effort", "attack_world"]
+pytest_plugins = ["engine", "effort", "attack_world", "ray_cluster"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,10 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from ranker.settings import ClusterSettings, Service
 COORDINATOR = (sys.executable, "-m", "ranker.coordinator")
 GIB = 2**30
 CPUS_BESIDE_A_GPU = 2
+CONNECT_TIMEOUT_S = 10.0
 # How long Ray's own library waits for a head that is gone before it ends its process, which is then started again.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "20", "RAY_COLOR_PREFIX": "0"}
 
@@ -133,6 +136,7 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         try:
+            _must_answer(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, namespace="ranker")
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
             why = str(error).strip().split("\n")[0]
@@ -221,6 +225,16 @@ class Cluster:
     def end(self, stream: Any, *, by_force: bool = False) -> None:
         """Interrupt an attempt, whatever it does."""
         self.ray.cancel(stream, force=by_force)
+
+
+def _must_answer(address: str) -> None:
+    """Raises OSError if nobody listens there: Ray's own library would wait for a while, and then end this process."""
+    if address == "auto":
+        last = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"  # where `ray start` notes it for `auto`
+        address = os.environ.get("RAY_ADDRESS") or (last.read_text(encoding="utf-8").strip() if last.is_file() else "")
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _attempt(errand: Errand, depot: Any) -> Iterator[Word]:
