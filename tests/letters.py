@@ -12,7 +12,6 @@ import binascii
 import io
 import quopri
 import random
-import textwrap
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -63,9 +62,9 @@ def headers(subject: str = "Submission", *extra: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def b64(data: bytes, width: int = 76) -> str:
+def b64(data: bytes) -> str:
     """Base64 in lines."""
-    return "\n".join(textwrap.wrap(base64.b64encode(data).decode(), width)) + "\n"
+    return base64.encodebytes(data).decode()
 
 
 def mixed(parts: list[str], *extra: str, subject: str = "Submission", kind: str = "multipart/mixed") -> bytes:
