@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from ranker import service as services
@@ -36,15 +34,12 @@ def links(
     if not found:
         out.print("no link waits for a decision")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("link", "state", "came (UTC)", "sender", "subject", "host", "address"):
-        table.add_column(name, overflow="fold")
     for each in found:
-        came = each.arrived_at or each.found_at
-        state = f"{each.state}: {each.why}" if each.why else str(each.state)
-        words = (state, f"{came:%Y-%m-%d %H:%M}", each.sender or "", each.subject or "", each.host, each.url)
-        table.add_row(str(each.id), *(Text(legible(word)) for word in words))
-    out.print(table)
+        came, whose = each.arrived_at or each.found_at, each.sender or "no message gave it"
+        about = f": {each.subject}" if each.subject else ""
+        said = f" ({each.why})" if each.why else ""
+        out.print(Text(legible(f"link {each.id}  {each.state}{said}  came {came:%Y-%m-%d %H:%M} UTC  {whose}{about}")))
+        out.print(Text(legible(f"        would ask {each.host}: {each.url}")))
     out.print("`ranker ingest --link N` fetches one, if you trust its sender and the host")
 
 
