@@ -53,6 +53,8 @@ BAD_NAMES = {
     "prn .txt": "takes for a device",
     "a\0/../../encoder2.py": "U+0000",
     "lib//encoder2.py": "empty part",
+    ".": "is a folder's",
+    "lib/.": "is a folder's",
 }
 
 
@@ -215,6 +217,8 @@ def kinds() -> Iterator[tuple[str, bytes, str]]:
         ("folder by ASi field", {"extra": extra(0x756E, struct.pack("<IH", 0, 0o40755))}, "both as a folder"),
         ("another name in Unicode", {"extra": unicode_path("../evil.py", b"encoder.py")}, "in its Unicode field"),
         ("a stale Unicode name", {"extra": unicode_path("encoder.py", b"other")}, "in its Unicode field"),
+        ("a program of the future", {"version": 100}, "asks for a program of version 10"),
+        ("patched data", {"flags": 0x820}, "or that patches"),
         ("a short Unicode field", {"extra": extra(0x7075, b"\1")}, "in its Unicode field"),
     ):
         yield name, craft(dataclasses.replace(GOOD, **changed)), complaint  # type: ignore[arg-type]

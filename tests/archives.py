@@ -34,6 +34,7 @@ class Entry:
     name: str | bytes
     content: bytes = b""
     method: int = zipfile.ZIP_STORED
+    version: int = 20
     flags: int = 0x800  # names are UTF-8
     mode: int = 0
     attributes: int = 0
@@ -127,7 +128,7 @@ def craft(*entries: Entry, end: End = End(), before: bytes = b"", behind: bytes 
         made = entry.host << 8 | 20
         places = (entry.disk, 0, entry.mode << 16 | entry.attributes, offset)
         directory += struct.pack(
-            "<4s6H3I5H2I", b"PK\1\2", made, 20, flags, entry.method, 0, 0x21, *stated, *lengths, *places
+            "<4s6H3I5H2I", b"PK\1\2", made, entry.version, flags, entry.method, 0, 0x21, *stated, *lengths, *places
         )
         directory += name + entry.extra + entry.comment
     return bytes(body + directory + _ending(end, len(entries), len(directory), len(body)) + behind)

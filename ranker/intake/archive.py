@@ -20,6 +20,8 @@ from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.intake.archive_layout import (
     ENCRYPTED,
     MAX_REASONS,
+    NEWEST,
+    PATCHED,
     Directory,
     Entry,
     Extents,
@@ -182,6 +184,11 @@ def _method_faults(entry: Entry, member: Member) -> Iterator[str]:
         yield (
             f"{member.shown} is compressed by {method}; expected deflate;"
             " pack with `python -m zipfile -c FILE.zip FOLDER`"
+        )
+    if entry.flags & PATCHED or entry.version > NEWEST:
+        yield (
+            f"{member.shown} asks for a program of version {entry.version / 10:g}, or that patches; expected at most"
+            f" {NEWEST / 10:g}; pack with `python -m zipfile -c FILE.zip FOLDER`"
         )
 
 

@@ -21,6 +21,8 @@ from ranker.errors import ParticipantError
 
 MAX_REASONS = 20
 ENCRYPTED = 0x1 | 0x40 | 0x2000  # 4.4.4: bits 0, 6 and 13
+PATCHED = 0x20  # bit 5
+NEWEST = 63  # 4.4.3: the version whose features this format's latest text describes
 DESCRIPTOR = 0x8  # bit 3: checksum and sizes stand behind the content
 UTF8 = 0x800  # bit 11
 ZIP64_EXTRA = 0x0001
@@ -43,6 +45,7 @@ class Entry:
     place: int
     start: int
     host: int
+    version: int
     flags: int
     method: int
     crc: int
@@ -103,12 +106,12 @@ def find_directory(file: BinaryIO, size: int) -> Directory:
     end_at = size - window + at
     _, disk, first_disk, here, entries, length, start, _ = _END.unpack_from(tail, at)
     numbers: tuple[int, ...] = (disk, first_disk, here, entries, length, start)
-    end, disks = end_at, 1
+    end, on_disk, disks = end_at, 0, 1
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\6\7"):
-        _, _, end, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        _, on_disk, end, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
         numbers = _zip64_numbers(descriptor, end, end_at - _LOCATOR.size, numbers)
     disk, first_disk, here, entries, length, start = numbers
-    if disk or first_disk or here != entries or disks > 1:
+    if disk or first_disk or here != entries or on_disk or disks > 1:
         raise ParticipantError("the archive is one part of several; expected a single file; pack it without splitting")
     if start + length != end:
         _refuse_moved(start + length, end)
@@ -207,7 +210,7 @@ def _broken(how: str) -> str:
 
 
 def _entry(place: int, fields: tuple[Any, ...], raw_name: bytes, extra: bytes) -> Entry:
-    _, made_by, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, start = fields
+    _, made_by, version, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, start = fields
     if _FULL in {packed, size, start}:
         size, packed, start = _larger(extra, (size, packed, start))
     if disk not in {0, _FULL_SHORT}:
@@ -216,6 +219,7 @@ def _entry(place: int, fields: tuple[Any, ...], raw_name: bytes, extra: bytes) -
         place=place,
         start=start,
         host=made_by >> 8,
+        version=version & 0xFF,
         flags=flags,
         method=method,
         crc=crc,

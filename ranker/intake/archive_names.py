@@ -122,8 +122,10 @@ def member_of(entry: Entry, separator: str) -> Member | None:
     is_litter = parts[0] == "__MACOSX" or parts[-1] in _LITTER or parts[-1].startswith("._")
     if is_litter and not {"", ".."} & set(parts) and "\\" not in name and "\0" not in name:
         return None
-    kept = tuple(part for part in parts if part != ".")
-    return Member(parts=kept, is_folder=name.endswith("/")) if kept else None
+    kept, is_folder = tuple(part for part in parts if part != "."), name.endswith("/")
+    if parts[-1] == "." and not is_folder:
+        raise ParticipantError(f"the path {shown(name)} is a folder's; expected a file's name; pack the archive again")
+    return Member(parts=kept, is_folder=is_folder) if kept else None
 
 
 def faults(entry: Entry, member: Member, limits: ArchiveLimits) -> Iterator[str]:
