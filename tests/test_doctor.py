@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from boards import condition
 from sqlalchemy import Engine, text
 
 from ranker import queue
@@ -19,9 +24,10 @@ from ranker.db.migrate import head_revision
 from ranker.db.models import Submission
 from ranker.db.session import open_database, session
 from ranker.doctor import CHECKS, Finding, Patient, Verdict, examine, examine_part
+from ranker.events import record
 from ranker.home import Home
-from ranker.settings import Service
-from ranker.types import JobKind, SandboxName
+from ranker.settings import Service, WeightsPhase
+from ranker.types import Action, JobKind, SandboxName
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 TEAM = "a" * 12
@@ -33,6 +39,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 @pytest.fixture(autouse=True)
 def own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("RANKER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "quiet").mkdir()
+    program(
+        monkeypatch, tmp_path / "quiet", "timedatectl", "exit 1"
+    )  # whether this machine has a time server is its own matter
     yield
     gc.collect()  # those sockets, while their warning is ignored
 
@@ -142,6 +152,70 @@ def test_a_clock_that_is_behind_is_named(engine: Engine, home: Home) -> None:
     behind = find(home, "clock", now=NOW - timedelta(days=1))
     assert behind.verdict is Verdict.WARNING
     assert "2026-02-12 12:00 UTC, later than now" in behind.found
+
+
+def test_events_from_the_future_are_named(engine: Engine, home: Home) -> None:
+    """Attacks a clock that was set back after something was recorded, though no job is as young."""
+    with session(engine) as writing:
+        record(writing, actor="x", action=Action.PUBLISH, now=NOW + timedelta(hours=3))
+    assert "something was recorded at 2026-02-12 15:00 UTC, later than now" in find(home, "clock").found
+
+
+@pytest.mark.parametrize(("answer", "verdict"), [("no", Verdict.WARNING), ("yes", Verdict.OK), ("", Verdict.OK)])
+def test_a_clock_that_nobody_keeps_right_is_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str, verdict: Verdict
+) -> None:
+    """Attacks a missing time server: what systemd says counts; that it says nothing is no fault."""
+    program(monkeypatch, tmp_path, "timedatectl", f"echo {answer}")
+    assert find(home, "clock").verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "words"), [(0, "the hub's clock agrees"), (-3600, "the hub's clock is -3600 s off")]
+)
+def test_the_hub_is_asked_for_the_time_if_wanted(home: Home, skew_s: float, words: str) -> None:
+    """Attacks a wrong clock on a machine without a time server, by a real answer's Date; else nobody is asked."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response_only(404)
+            self.send_header("Date", format_datetime(datetime.now(UTC) + timedelta(seconds=skew_s)))
+            self.end_headers()
+
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        service = Service(weights=WeightsPhase(hub_url=url))
+        find(home, "clock", service)
+        assert asked == []
+        patient = Patient(home=home, service=service, now=NOW, ask_hub=True)
+        (found,) = examine_part("clock", patient)
+        server.shutdown()
+        thread.join()
+        (nobody,) = examine_part("clock", patient) if skew_s else (found,)
+    assert words.rpartition(" -")[0] in found.found
+    assert (found.verdict is Verdict.OK) == (skew_s == 0)
+    assert nobody is found or nobody.verdict is Verdict.WARNING
+
+
+def test_a_disk_too_small_for_what_is_queued_is_named(
+    engine: Engine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks a disk that will be full tomorrow: the need of queued evaluations is that of those that have finished."""
+    free = shutil.disk_usage(home.root).free
+    monkeypatch.setattr("ranker.doctor.machine.typical_bytes", lambda patient: 10)
+    monkeypatch.setattr("ranker.doctor.machine.AMPLE_FREE_GB", 0)
+    monkeypatch.setattr("ranker.doctor.machine.LEAST_FREE_GB", 0)
+    with session(engine) as writing:
+        queue.enqueue(writing, submission_id=TEAM, kind=JobKind.EVALUATE, condition=condition("A"), seed=1, now=NOW)
+    assert find(home, "disk").verdict is Verdict.OK
+    monkeypatch.setattr("ranker.doctor.machine.typical_bytes", lambda patient: 2 * free)
+    small = find(home, "disk")
+    assert small.verdict is Verdict.WARNING
+    assert "1 evaluations that are to be done would keep" in small.found
 
 
 def test_a_wrong_config_is_named_and_the_others_counted(home: Home) -> None:
