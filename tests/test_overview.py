@@ -15,12 +15,13 @@ from sqlalchemy import Engine
 from ranker import overview, queue
 from ranker.board import Board
 from ranker.db.models import Submission
+from ranker.db.rules import Verdict
 from ranker.db.session import open_database, session
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.manifest import write_manifest
 from ranker.queue import Claim, NewScore
-from ranker.types import Condition, Fault, Group, JobKind, Part, Status, SubmissionState
+from ranker.types import Condition, Fault, Group, JobKind, Part, Rule, Ruling, Standing, Status, SubmissionState
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 WORKER = "secret-host:4711:5eed-1-2"
@@ -261,3 +262,44 @@ def test_json_is_plain_and_whole(place: Place, home: Home) -> None:
     (job,) = written["evaluations"]
     assert (job["status"], job["track"], job["finished_at"]) == (Status.SUCCEEDED, "A", NOW.isoformat())
     assert job["scores"] == {"open": {"metric": "Accuracy", "value": 0.5, "blind": None, "items": 100}}
+
+
+def rule_on(place: Place, submission: str, rule: Rule, ruling: Ruling) -> None:
+    with session(place.engine) as writing:
+        writing.add(
+            Verdict(
+                submission_id=submission, rule=rule, ruling=ruling, why="by ann@x.org", evidence={},
+                decided_at=NOW, decided_by="eve@host",
+            )
+        )  # fmt: skip
+
+
+def test_a_superseded_submission_has_no_page_and_a_pending_one_says_why(place: Place, home: Home) -> None:
+    """Who is out is not shown in public, unless it is asked for; and no address of a verdict reaches a page."""
+    ids = [place.submit("team", key) for key in "abc"]
+    for each in ids:
+        place.succeed(place.job(each))
+    rule_on(place, ids[0], Rule.ONE_MODEL, Ruling.BROKEN)
+    rule_on(place, ids[1], Rule.DEADLINE, Ruling.BROKEN)
+    rule_on(place, ids[2], Rule.REPORT, Ruling.PENDING)
+    with session(place.engine, read_only=True) as reading:
+        shown = overview.pages(reading, home, [])
+        asked = overview.pages(reading, home, [], including=[Standing.SUPERSEDED])
+        (view,) = overview.find(reading, ["team"])  # a team's name stands for what counts of it
+    assert [page.id for page in shown] == [ids[2]]
+    assert shown[0].standing.startswith("It is not ranked yet: its technical report")
+    assert asked[0].standing == "It is not ranked: a later submission of the team counts."
+    assert "ann@x.org" not in repr(asked)
+    assert view.submission.id == ids[2]
+    assert view.to_json()["standing"] == "pending"
+    assert [each["why"] for each in view.to_json()["verdicts"]] == ["by ann@x.org"]
+
+
+def test_a_refused_submission_is_not_told_of_its_rank(place: Place, home: Home) -> None:
+    """What a check refused has no standing: the page says why it was refused, and nothing of registrations."""
+    submission = place.submit("team", "a")
+    place.fail(place.job(submission), Fault.PARTICIPANT, "It has no encoder.")
+    rule_on(place, submission, Rule.REGISTRATION, Ruling.PENDING)
+    with session(place.engine, read_only=True) as reading:
+        (page,) = overview.pages(reading, home, [])
+    assert (page.standing, page.reasons) == ("", ("It has no encoder.",))

@@ -22,7 +22,7 @@ from ranker.errors import UsageError
 from ranker.site import TrackRun, charts, render, text
 from ranker.site.submission_view import standings, submission_view
 from ranker.site.track_view import demonstrations, track_view
-from ranker.types import SubmissionState
+from ranker.types import Standing, SubmissionState
 
 VOID = {"meta", "link", "input", "br", "img", "line", "rect", "circle", "path", "polyline"}
 
@@ -509,3 +509,29 @@ def test_places_per_task_share_ties_and_count_incomplete_rows() -> None:
     scores = sorted((row.cells["keyword"].raw for row in (first, *others) if "keyword" in row.cells), reverse=True)
     last = next(row for row in others if "keyword" in row.cells and row.cells["keyword"].raw == scores[-1])
     assert submission_view(submission(last, board), [standing]).runs[0].tasks[0].place == "8 of 8"
+
+
+def test_what_the_rules_leave_open_stands_below_and_says_so(tmp_path: Path) -> None:
+    """A pending submission is neither ranked nor called incomplete; one that was asked for bears its standing."""
+    board = small_board()
+    words = "its technical report is missing, or cannot be accepted as it is"
+    pending = replace(
+        board.rows[0], rank=None, score=None, interval=None, standing=Standing.PENDING, pending=(words,),
+        submission_id="f" * 12, team="lab",
+    )  # fmt: skip
+    late = replace(board.rows[1], standing=Standing.LATE)
+    shown = replace(board, rows=(board.rows[0], late, pending))
+    pages = [submission(row, shown) for row in shown.rows]
+    pages[2] = replace(pages[2], standing=f"It is not ranked yet: {words}.")
+    folder = render([shown], pages, tmp_path / "site").parent
+    index = Page(folder / "index.html").text
+    assert f"Pending, not ranked yet \N{EN DASH} lab not ranked yet: {words} pending" in index
+    assert "Incomplete" not in index
+    assert "Teams ranked 2 Pending 1" in index
+    assert f"{late.team} late" in index
+    page = Page(folder / f"submission/{'f' * 12}.html").text
+    assert f"It is not ranked yet: {words}." in page
+    assert "Not ranked" in page
+    data = json.loads((folder / "data.json").read_text())
+    assert [row["standing"] for row in data["boards"][0]["rows"]] == ["ranked", "late", "pending"]
+    assert data["submissions"][2]["standing"].startswith("It is not ranked yet")
