@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import shutil
 import stat
 import subprocess
@@ -171,7 +172,7 @@ def test_a_clock_that_nobody_keeps_right_is_named(
 
 
 @pytest.mark.parametrize(
-    ("skew_s", "words"), [(0, "the hub's clock agrees"), (-3600, "the hub's clock is -3600 s off")]
+    ("skew_s", "words"), [(0, r"the hub's clock agrees"), (-3600, r"but the hub's clock is -36\d\d s off")]
 )
 def test_the_hub_is_asked_for_the_time_if_wanted(home: Home, skew_s: float, words: str) -> None:
     """Attacks a wrong clock on a machine without a time server, by a real answer's Date; else nobody is asked."""
@@ -187,18 +188,17 @@ def test_the_hub_is_asked_for_the_time_if_wanted(home: Home, skew_s: float, word
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        service = Service(weights=WeightsPhase(hub_url=url))
+        service = Service(weights=WeightsPhase(hub_url=f"http://127.0.0.1:{server.server_address[1]}"))
         find(home, "clock", service)
-        assert asked == []
         patient = Patient(home=home, service=service, now=NOW, ask_hub=True)
+        assert asked == []
         (found,) = examine_part("clock", patient)
         server.shutdown()
         thread.join()
-        (nobody,) = examine_part("clock", patient) if skew_s else (found,)
-    assert words.rpartition(" -")[0] in found.found
+    assert re.search(words, found.found)
     assert (found.verdict is Verdict.OK) == (skew_s == 0)
-    assert nobody is found or nobody.verdict is Verdict.WARNING
+    (nobody,) = examine_part("clock", patient)
+    assert "cannot be asked for the time" in nobody.found
 
 
 def test_a_disk_too_small_for_what_is_queued_is_named(
