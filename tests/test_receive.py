@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event, select
 from ranker import queue
 from ranker.db.models import Job, Submission
 from ranker.db.session import connect, open_database, session
-from ranker.errors import ParticipantError, UsageError
+from ranker.errors import LeaseLostError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake.receive import MAX_TEAM_LENGTH, Received, handed_in, receive, submission_folder, team_name
 from ranker.types import Condition, Fault, JobKind, Precision, Status
@@ -31,9 +31,19 @@ def home(tmp_path: Path) -> Home:
     return Home(root=tmp_path / "home")
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database, made once."""
+    home = Home(root=tmp_path_factory.mktemp("template"))
+    open_database(home).dispose()
+    return home.database_path
+
+
 @pytest.fixture
-def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+def engine(home: Home, template: Path) -> Iterator[Engine]:
+    home.root.mkdir()
+    shutil.copy(template, home.database_path)
+    engine = connect(home.database_path)
     yield engine
     engine.dispose()
 
@@ -168,7 +178,7 @@ def test_a_running_check_of_the_old_question_is_cut_off(home: Home, engine: Engi
     claim = queue.claim(engine, worker="w", now=NOW, lease_s=60)
     assert claim is not None
     take(home, engine, archive, encoder="b.py")
-    with pytest.raises(queue.LeaseLostError):
+    with pytest.raises(LeaseLostError):
         queue.finish(engine, claim, now=NOW, result={}, scores=[])
     assert only_job(engine).status == Status.QUEUED
 
@@ -290,10 +300,10 @@ def test_copying_does_not_hold_the_database(home: Home, engine: Engine, archive:
     assert seen == [True]
 
 
-def test_a_kill_at_any_step_is_completed_by_the_same_call(tmp_path: Path, archive: Path, report: Path) -> None:
+def test_a_kill_at_any_step_is_completed_by_the_same_call(
+    tmp_path: Path, archive: Path, report: Path, template: Path
+) -> None:
     """SIGKILL before each file operation and around the commit: a second call finds or completes everything, once."""
-    template = Home(root=tmp_path / "template")
-    open_database(template).dispose()
 
     def attempt(home: Home) -> Callable[[Callable[[], None]], None]:
         def action(touch: Callable[[], None]) -> None:
@@ -307,7 +317,8 @@ def test_a_kill_at_any_step_is_completed_by_the_same_call(tmp_path: Path, archiv
     step = 1
     while True:
         home = Home(root=tmp_path / f"home{step}")
-        shutil.copytree(template.root, home.root)
+        home.root.mkdir()
+        shutil.copy(template, home.database_path)
         if not is_killed_at(step, home.root, attempt(home)):
             break
         engine = connect(home.database_path)
