@@ -20,16 +20,19 @@ def attempts(job: Job) -> list[RenderableType]:
     if len(job.attempts) == 1 and job.attempts[0].ending in {None, Ending.SUCCEEDED}:
         return []
     table = Table(box=None, padding=(0, 2, 0, 2))
-    for name in ("attempt", "begun (UTC)", "worker", "ended", "why"):
+    for name in ("attempt", "begun (UTC)", "took", "ended"):
+        table.add_column(name, no_wrap=True)
+    for name in ("on", "why"):
         table.add_column(name, overflow="fold")
     for each in job.attempts:
         ended = "runs" if each.ending is None else each.ending + (f" ({each.fault})" if each.fault else "")
-        after = "" if each.ended_at is None else f" after {(each.ended_at - each.started_at).total_seconds():.0f} s"
+        took = "" if each.ended_at is None else f"{(each.ended_at - each.started_at).total_seconds():.0f} s"
         table.add_row(
             str(each.number),
             f"{each.started_at:%Y-%m-%d %H:%M:%S}",
+            took,
+            ended,
             Text(each.worker.partition(":")[0]),
-            ended + after,
             Text("; ".join(each.reasons)),
         )
     return [table] if job.attempts else []
