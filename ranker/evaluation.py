@@ -229,6 +229,11 @@ def _begin(context: JobContext) -> _Run:
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     if condition.device not in {here, "cpu"}:
         raise InfraError(f"job {context.claim.job_id} is to run on {condition.device}, but this worker has {here}")
+    if condition.decoder != decoders.locate(part.recipe.decoder).digest:
+        raise OrganizerError(
+            f"the decoder of this machine is not the one that job {context.claim.job_id} was queued for; run "
+            f"`ranker data fetch {benchmark.name}` or install the same packages here, then `ranker evaluate` again"
+        )
     source = EncoderSource(**check["source"])
     key = f"{training_key(context.home, benchmark, condition.track, condition.part)}:{context.claim.seed}"
     return _Run(
@@ -290,7 +295,9 @@ def _fixed_threads(run: _Run) -> int:
         return int(path.read_text(encoding="ascii"))
     except FileNotFoundError:
         workers = run.context.service.cpu_workers if run.condition.device == "cpu" else 1
-        threads = max(1, min(run.part.recipe.threads, (os.cpu_count() or 1) // workers))
+        allowed = os.environ.get("OMP_NUM_THREADS", "")  # the executor's, so that all jobs together have enough cores
+        cores = int(allowed) if allowed.isdecimal() else os.cpu_count() or 1
+        threads = max(1, min(run.part.recipe.threads, (os.cpu_count() or 1) // workers, cores))
         with whole_file(path) as temporary:
             temporary.write_text(str(threads), encoding="ascii")
         return threads
