@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -130,7 +131,7 @@ class Book:
 
     def decide(self, submission_id: str, decision: Decision) -> None:
         """A person decides."""
-        details: dict[str, object] = {"why": decision.why, "holds": decision.holds}
+        details: dict[str, Any] = {"why": decision.why, "holds": decision.holds}
         details |= {} if decision.rule is None else {"rule": str(decision.rule)}
         details |= {} if decision.report is None else {"report": decision.report}
         events.record(
