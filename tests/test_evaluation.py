@@ -244,6 +244,34 @@ def test_later_attempt_takes_over_what_is_whole(first: tuple[Place, JobContext, 
     assert (manifest["attempt"], manifest["steps_taken_over"]) == (3, STEPS)
 
 
+def test_a_resumed_log_has_each_step_once_as_if_nothing_had_been(
+    first: tuple[Place, JobContext, Outcome], tmp_path: Path
+) -> None:
+    """After a kill past a checkpoint, in the middle of a line: the lines after it are cut, and apart from times the log
+    is that of the undisturbed run, to the bit.
+    """
+    place, done, _ = first
+    shutil.copytree(place.home.root, tmp_path, dirs_exist_ok=True)
+    killed = tmp_path / done.run_folder.relative_to(place.home.root)
+    (killed / "manifest.json").unlink()
+    shutil.rmtree(killed / f"step-{STEPS:08d}")
+    log = (killed / "train.jsonl").read_bytes().splitlines(keepends=True)
+    (killed / "train.jsonl").write_bytes(b"".join(log) + b'{"step": 5, "lo')
+    context = Place(home=Home(root=tmp_path)).context(2)
+    evaluate(context)
+
+    def steps(path: Path) -> list[dict[str, object]]:
+        times = {"seconds", "examples_per_s"}
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert all(times <= line.keys() for line in lines)
+        return [{name: value for name, value in line.items() if name not in times} for line in lines]
+
+    again = steps(context.run_folder / "train.jsonl")
+    assert [line["step"] for line in again] == list(range(1, STEPS + 1))
+    assert again == steps(done.run_folder / "train.jsonl")
+    assert all(line["examples"] == 2 for line in again)
+
+
 def test_more_frames_than_the_recipe_allows_are_a_violation(tmp_path: Path) -> None:
     """The bound is part of the measurement, so it must be the recipe's own, not a default."""
     with pytest.raises(ParticipantError, match=r"frames"):
