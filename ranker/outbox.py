@@ -284,7 +284,7 @@ class Line:
             raise UsageError("no server to send through: give host in smtp of configs/service.yaml")
         context = trusting(asked.ca_file)
         # The name that we greet with: the sender's domain. A machine's own may be unknown, and slow to find.
-        name = self._sender.partition("@")[2].encode("idna").decode("ascii") or "localhost"
+        name = self._sender.partition("@")[2] or "localhost"
         if asked.tls is Tls.IMPLICIT:
             smtp: smtplib.SMTP = smtplib.SMTP_SSL(
                 asked.host, asked.port, local_hostname=name, timeout=asked.timeout_s, context=context

@@ -29,7 +29,7 @@ from ranker.db.session import open_database, session
 from ranker.errors import InfraError, RankerError, UsageError
 from ranker.home import Home
 from ranker.intake.collect import Collected, collect
-from ranker.intake.inbox import Mailbox, _folder, _unfolder
+from ranker.intake.inbox import Mailbox, _body, _folder, _unfolder
 from ranker.intake.ingest import Asked, Ingest
 from ranker.settings import Imap, Service
 from ranker.types import Channel
@@ -341,6 +341,33 @@ def test_names_of_folders_are_written_as_the_protocol_wants():
         assert _unfolder(written[1:-1]) == name
 
 
+def test_answers_in_every_form_that_servers_give_them(server: Dovecot, monkeypatch: pytest.MonkeyPatch):
+    """A literal, a quoted nothing, NIL; others' news in between; facts before or behind; a date that is none. What is
+    not understood must not make a message invisible.
+    """
+    assert _body([(b"1 (UID 7 BODY[]<0> {3}", b"abc"), b")"], 7) == b"abc"
+    assert _body([(b"1 (BODY[]<0> {3}", b"abc"), b" UID 7)"], 7) == b"abc"
+    assert _body([b"4 (UID 9 FLAGS (x))", b'1 (UID 7 BODY[]<3> "")'], 7) == b""
+    assert _body([b"1 (UID 7 BODY[]<3> NIL)"], 7) == b""
+    assert _body([b"4 (UID 9 FLAGS (x))"], 7) is None
+    assert _body([(b"1 (UID 8 BODY[]<0> {3}", b"abc"), b")"], 7) is None
+    assert _body([], 7) is None
+    fields = b"BODY[HEADER.FIELDS (FROM SUBJECT)]"
+    dated = b'INTERNALDATE " 1-Feb-2026 10:00:00 +0100"'
+    lines: list[Any] = [
+        (b"1 (UID 1 RFC822.SIZE 10 " + dated + b" " + fields + b" {12}", b"Subject: a\r\n"), b")",
+        b"9 (FLAGS (\\Seen))",
+        b"2 (UID 2 RFC822.SIZE 20 " + dated + b" " + fields + b' "")',
+        (b"3 (" + fields + b" {2}", b"\r\n"), b' UID 3 RFC822.SIZE 30 INTERNALDATE "00-Jan-0000 00:00:00 +0000")',
+        b"4 (UID 99 RFC822.SIZE 1 " + dated + b")",
+    ]  # fmt: skip
+    mailbox = Mailbox(server.settings(), PASSWORD)
+    monkeypatch.setattr(mailbox, "_asked", lambda *_: lines)
+    found = list(mailbox._described([1, 2, 3]))
+    assert [(each.uid, each.size_bytes, each.subject) for each in found] == [(1, 10, "a"), (2, 20, ""), (3, 30, "")]
+    assert [each.arrived_at is None for each in found] == [False, False, True]
+
+
 def command(
     capsys: pytest.CaptureFixture[str], home: Path, *arguments: str, secret: str | None = PASSWORD
 ) -> tuple[int, str, str]:
@@ -378,3 +405,37 @@ def test_the_command_lists_takes_and_tells(
     code, _, wrong = command(capsys, tmp_path, "inbox", secret="hunter2 of mine")
     assert (code, wrong.count("\n"), "hunter2" in wrong) == (2, 1, False)
     assert PASSWORD not in listed + done + told + again
+
+
+def test_watching_goes_on_through_an_outage_and_ends_without_a_traceback(
+    server: Dovecot, user: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """`--watch` takes what comes later, tells of a server that is away and asks it again, prints one line of JSON for
+    each look that found something, and ends at Ctrl-C with 130.
+    """
+    (tmp_path / "configs").mkdir()
+    file = tmp_path / "configs" / "service.yaml"
+    settings = server.settings(user=user, poll_s=7).model_dump(mode="json")
+    file.write_text(yaml.safe_dump({"imap": settings}))
+    server.deliver(with_zip("early"), user=user)
+    waited: list[float] = []
+    connected = Mailbox._connected
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        match len(waited):
+            case 1:  # the server is away ...
+                monkeypatch.setattr(Mailbox, "_connected", lambda _: socket.create_connection(("127.0.0.1", 1)))
+            case 2:  # ... and comes back with more
+                monkeypatch.setattr(Mailbox, "_connected", connected)
+                server.deliver(with_zip("later"), user=user)
+            case 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("ranker.cli.inbox.time.sleep", wait)
+    code, said, told = command(capsys, tmp_path, "inbox", "--watch", "--no-check", "--json")
+    assert [[each["subject"] for each in json.loads(line)] for line in said.splitlines()] == [["early"], ["later"]]
+    assert waited == [7, 7, 7, 7]
+    assert "does not answer, or hung up (Connection refused)" in told
+    assert (code, "Traceback" in told) == (130, False)
+    assert rows(Home(root=tmp_path)) == {"messages": 2, "submissions": 2, "deliveries": 2}

@@ -151,7 +151,7 @@ def _list(service: services.Ranker, *, as_json: bool) -> None:
     for name in ("UID", "arrived (UTC)", "size", "sender", "subject"):
         table.add_column(name, overflow="fold")
     for each in waiting:
-        arrived = f"{each.arrived_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        arrived = "" if each.arrived_at is None else f"{each.arrived_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         table.add_row(str(each.uid), arrived, decimal(each.size_bytes), Text(each.sender), Text(each.subject))
     out.print(table)
 

@@ -35,7 +35,8 @@ _NOTHING = re.compile(rb'BODY\[\](?:<\d+>)? (?:""|NIL)')
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """One message of the folder that has not been taken. `arrived_at` is when the server got it (INTERNALDATE).
+    """One message of the folder that has not been taken. `arrived_at` is when the server got it (INTERNALDATE), or
+    None where it says nothing that could be read.
 
     `validity` (UIDVALIDITY) and `uid` name it for good. `sender` and `subject` are as its headers say, for display.
     """
@@ -43,7 +44,7 @@ class Waiting:
     validity: int
     uid: int
     size_bytes: int
-    arrived_at: datetime
+    arrived_at: datetime | None
     sender: str
     subject: str
 
@@ -53,7 +54,7 @@ class Waiting:
             "uid": self.uid,
             "uidvalidity": self.validity,
             "bytes": self.size_bytes,
-            "arrived_at": self.arrived_at.isoformat(),
+            "arrived_at": None if self.arrived_at is None else self.arrived_at.isoformat(),
             "sender": self.sender,
             "subject": self.subject,
         }
@@ -181,6 +182,8 @@ class Mailbox:
 
     def _open(self) -> None:
         folder, done = self._settings.folder, self._settings.done_folder
+        if folder == done:
+            raise UsageError(f"done_folder of imap is the folder that is read ({folder!r}); name another, or none")
         names = [folder] if done is None else [done, folder]  # the last one stays open
         for name in names:
             kind, lines = self._imap.select(_folder(name), readonly=name != folder)
@@ -208,20 +211,22 @@ class Mailbox:
         """What the server says of these messages; nothing of those that went meanwhile."""
         fields = "(UID RFC822.SIZE INTERNALDATE BODY.PEEK[HEADER.FIELDS (FROM SUBJECT)])"
         lines = self._asked("FETCH", ",".join(map(str, uids)), fields)
+        left = set(uids)
         for at, line in enumerate(lines):
-            if not isinstance(line, tuple):
-                continue
-            after = lines[at + 1] if at + 1 < len(lines) and isinstance(lines[at + 1], bytes) else b""
-            facts = line[0] + b" " + after
+            # A header without either field may come as a literal of an empty line, as "", or as NIL.
+            before, header = line if isinstance(line, tuple) else (line, b"")
+            after = lines[at + 1] if at + 1 < len(lines) and isinstance(line, tuple) else b""
+            facts = before + b" " + (after if isinstance(after, bytes) else b"")
             uid, size, arrived = (pattern.search(facts) for pattern in (_UID, _SIZE, _ARRIVED))
-            if uid is None or size is None or arrived is None or int(uid[1]) not in uids:
+            if uid is None or size is None or arrived is None or int(uid[1]) not in left:
                 continue
-            headers = BytesHeaderParser().parsebytes(line[1])
+            left.remove(int(uid[1]))
+            headers = BytesHeaderParser().parsebytes(header)
             yield Waiting(
                 validity=self.validity,
                 uid=int(uid[1]),
                 size_bytes=int(size[1]),
-                arrived_at=datetime.strptime(arrived[1].decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z"),
+                arrived_at=_moment(arrived[1]),
                 sender=_shown(headers["From"]),
                 subject=_shown(headers["Subject"]),
             )
@@ -282,6 +287,14 @@ def _body(lines: Sequence[Any], uid: int) -> bytes | None:
         elif (found := _UID.search(line)) is not None and int(found[1]) == uid and _NOTHING.search(line):
             return b""
     return None
+
+
+def _moment(text: bytes) -> datetime | None:
+    """An INTERNALDATE; None where it is none."""
+    try:
+        return datetime.strptime(text.decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z")
+    except ValueError:
+        return None
 
 
 def _shown(value: object) -> str:

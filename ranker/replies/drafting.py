@@ -6,7 +6,8 @@ drafted as another. Called again, or killed in between, it does no harm: files c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import Message as Headers
@@ -26,7 +27,7 @@ from ranker.settings import Service
 from ranker.types import ReplyKind, ReplyState, digest_json
 
 _SUPERSEDED = "superseded: things have moved on since it was drafted"
-_TOLD = frozenset({ReplyState.SENT, ReplyState.SENDING})  # what may have been sent counts as said
+_TOLD = frozenset({ReplyState.SENT, ReplyState.SENDING})  # what may have been sent counts as told
 _UNSENT = frozenset({ReplyState.DRAFTED, ReplyState.FAILED})
 _NO_NEWS = frozenset({"challenge", "organizers", "subject", "arrived"})  # may change without anything being new
 _HEADER_BYTES = 1 << 18
@@ -51,9 +52,10 @@ def draft(writing: Session, home: Home, service: Service, answers: Sequence[Want
     done = Drafted()
     current: set[str] = set()
     known = {reply.key: reply for reply in writing.scalars(select(Reply).order_by(Reply.id))}
+    told = _told(known.values())
     home.outbox.mkdir(parents=True, exist_ok=True)
     for each in answers:
-        key = _key(each, list(known.values()))
+        key = _key(each, told[_thread(each)])
         if key is None:
             continue
         reply = known.get(key)
@@ -88,18 +90,29 @@ def draft(writing: Session, home: Home, service: Service, answers: Sequence[Want
     return done
 
 
-def _key(wanted: Wanted, known: Sequence[Reply]) -> str | None:
+Thread = tuple[str | None, str, str | None]
+
+
+def _thread(one: Wanted | Reply) -> Thread:
+    """What belongs together: a submission and whom is told of it; of a message without one, the message itself."""
+    message = one.message_id if isinstance(one, Reply) else one.message.id
+    return one.submission_id, one.recipient, message if one.submission_id is None else None
+
+
+def _told(known: Iterable[Reply]) -> dict[Thread, list[Reply]]:
+    """What was said already, oldest first."""
+    told: dict[Thread, list[Reply]] = defaultdict(list)
+    for reply in known:
+        if reply.state in _TOLD:
+            told[_thread(reply)].append(reply)
+    return told
+
+
+def _key(wanted: Wanted, told: Sequence[Reply]) -> str | None:
     """What the answer is known by; None if just this is what was told last.
 
     It is of what the answer says and of what was told before it: if things turn, and turn back, that is news again.
     """
-    told = [
-        reply
-        for reply in known
-        if reply.state in _TOLD
-        and (reply.submission_id, reply.recipient) == (wanted.submission_id, wanted.recipient)
-        and (wanted.submission_id is not None or reply.message_id == wanted.message.id)
-    ]
     is_receipt = wanted.submission_id is not None and wanted.answer.kind is ReplyKind.RECEIVED
     if is_receipt and any(reply.message_id == wanted.message.id for reply in told):
         return None  # it is only checked again
