@@ -25,8 +25,9 @@ from ranker.errors import InfraError, RankerError, UsageError
 from ranker.home import Home
 from ranker.intake import post
 from ranker.intake.arrivals import Arrival, Found, FoundMessage, FoundZip, Unreadable, expand
+from ranker.intake.ingest import Asked, Ingest
 from ranker.intake.post import Source, Taken, original, take_in, waiting
-from ranker.settings import MailSettings
+from ranker.settings import MailSettings, Service
 from ranker.types import Channel, LinkState
 
 NOW = datetime(2026, 2, 12, 23, 59, tzinfo=UTC)
@@ -166,6 +167,21 @@ def test_what_was_not_handled_is_completed(home: Home, engine: Engine) -> None:
     assert again.message.arrived_at == datetime(2026, 2, 12, 23, 58, tzinfo=UTC)
     assert [row.handled_at for row in rows(engine)] == [LATER]
     assert waiting(home, engine) == []
+
+
+def test_the_next_ingest_takes_up_what_was_left(home: Home, engine: Engine, tmp_path: Path) -> None:
+    """A message that a killed run has kept is completed by whatever is ingested next, without that one's --team."""
+    with pytest.raises(KeyboardInterrupt), take_in(home, engine, TEAM, Channel.MAIL, settings=SETTINGS, now=NOW):
+        raise KeyboardInterrupt
+    (tmp_path / "other.zip").write_bytes(zipped(2))
+    ingest = Ingest(home=home, engine=engine, service=Service(), asked=Asked(team="Other"))
+    found = list(ingest.take([str(tmp_path / "other.zip")]))
+    assert [each.error for each in found] == [None] * 3
+    teams = [each.received.submission.team for each in found if each.received is not None]
+    assert len(teams) == 2
+    assert teams[1] == "Other" != teams[0]
+    assert [row.handled_at is not None for row in rows(engine)] == [True]
+    assert len(list(ingest.take([]))) == 0
 
 
 def test_a_remark_of_who_took_the_zips_is_kept(home: Home, engine: Engine) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import Engine, select
@@ -27,7 +28,7 @@ from ranker.intake.arrivals import Arrival, Found, FoundMessage, FoundZip, Unrea
 from ranker.intake.download import shown as shown_url
 from ranker.intake.links import LinkView
 from ranker.intake.post import Taken as Letter
-from ranker.intake.post import take_in
+from ranker.intake.post import take_in, waiting
 from ranker.intake.receive import Received, handed_in, known, receive
 from ranker.rules.judging import judge
 from ranker.settings import Service
@@ -48,12 +49,14 @@ class Taken:
     """What became of one thing that was handed in, or of one ZIP that was in it: `received`, or an `error`.
 
     A message without a ZIP has neither; `remarks` says then what was found in it. `what` names it for the organizer.
+    `elsewhere`: the error is that of a server behind a link, which says nothing of our own disk.
     """
 
     what: str
     received: Received | None = None
     error: RankerError | None = None
     remarks: tuple[str, ...] = ()
+    elsewhere: bool = False
 
 
 @dataclass(kw_only=True)
@@ -72,10 +75,16 @@ class Ingest:
 
         Where our own machinery fails (a full disk), the rest is not tried: it would fail too.
         """
-        for taken in self._all(handed, numbers):
+        earlier = replace(self, asked=Asked()).left_over()  # what was said belongs to what is handed in now
+        for taken in chain(earlier, self._all(handed, numbers)):
             yield taken
-            if isinstance(taken.error, InfraError):
+            if isinstance(taken.error, InfraError) and not taken.elsewhere:
                 return
+
+    def left_over(self) -> Iterator[Taken]:
+        """Take in the messages that an earlier run has kept, and was killed before it had finished with them."""
+        for kept in waiting(self.home, self.engine):
+            yield from self._message(f"message {kept.stem[:12]}, which an earlier run left", kept)
 
     def _all(self, handed: Sequence[str], numbers: Sequence[int]) -> Iterator[Taken]:
         """In the order in which things were handed in; what lies in paths is counted first, for those who watch."""
@@ -105,7 +114,7 @@ class Ingest:
             case Unreadable(path=path, why=why):
                 yield Taken(what=str(path), error=UsageError(why))
 
-    def _message(self, what: str, found: FoundMessage) -> list[Taken]:
+    def _message(self, what: str, found: FoundMessage | Path) -> list[Taken]:
         """What a message holds. It counts as handled once every ZIP in it is taken in or refused."""
         taken: list[Taken] = []
         try:
@@ -166,8 +175,12 @@ class Ingest:
                 for each in found:
                     links.fail(self.engine, each, why=str(error), now=_now())
             yield Taken(what=what, error=error)
-        except RankerError as error:
+        except UsageError as error:
+            with _ours(), session(self.engine) as writing:
+                links.forget_unasked(writing, found)
             yield Taken(what=what, error=error)
+        except RankerError as error:
+            yield Taken(what=what, error=error, elsewhere=True)
 
     def _fetched(self, found: Sequence[LinkView]) -> Iterator[Taken]:
         url = found[0].url
