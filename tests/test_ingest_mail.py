@@ -120,8 +120,9 @@ def register(engine: Engine, name: str, address: str) -> None:
 
 
 def test_one_bad_input_does_not_stop_the_rest(run: Run, engine: Engine, tmp_path: Path) -> None:
-    """A file that is missing, one that is neither ZIP nor mail, an address that may not be asked: one sentence each, in
-    their order, and what stands between and behind them is taken in.
+    """A file that is missing, one that is neither ZIP nor mail, an address that may not be asked, and one where nobody
+    answers: one sentence each, in their order; what stands between and behind them is taken in. An address that can be
+    tried again is remembered, one that may not be asked is not.
     """
     (tmp_path / "a.zip").write_bytes(packed("a"))
     (tmp_path / "notes.txt").write_text("nothing of use")
@@ -132,14 +133,16 @@ def test_one_bad_input_does_not_stop_the_rest(run: Run, engine: Engine, tmp_path
         str(tmp_path / "a.zip"),
         str(tmp_path / "notes.txt"),
         "http://10.0.0.1/x.zip",
+        "http://127.0.0.1:1/x.zip",
         str(tmp_path / "b.eml"),
-        code=USAGE,
+        code=OURS,
     )
     assert [(each["team"], each["code"]) for each in found] == [
-        (None, USAGE), ("a", 0), (None, USAGE), (None, USAGE), ("b", 0), (None, 0)
+        (None, USAGE), ("a", 0), (None, USAGE), (None, USAGE), (None, OURS), ("b", 0), (None, 0)
     ]  # fmt: skip
     assert ["no such file" in found[0]["error"], "neither a ZIP" in found[2]["error"]] == [True, True]
-    assert "no public address" in found[3]["error"]
+    assert ["no public address" in found[3]["error"], "cannot be reached" in found[4]["error"]] == [True, True]
+    assert [link.url for link in rows(engine, Link)] == ["http://127.0.0.1:1/x.zip"]
     assert {row.team for row in rows(engine, Submission)} == {"a", "b"}
 
 

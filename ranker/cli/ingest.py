@@ -13,11 +13,12 @@ from rich.text import Text
 
 from ranker import service as services
 from ranker.cli import tables
+from ranker.cli.links import legible
 from ranker.cli.options import JsonFlag, SandboxOption, err, out, print_json, warn_without_sandbox
 from ranker.cli.progress import JobDisplay
 from ranker.cli.transfer import TransferDisplay
 from ranker.errors import InfraError, MissingError, ParticipantError, UsageError
-from ranker.types import SandboxName, SubmissionState
+from ranker.types import Fault, SandboxName, Status
 
 if TYPE_CHECKING:
     from ranker.intake.ingest import Taken
@@ -119,8 +120,9 @@ def check(
         out.print(_table(shown.values()))
         for each in shown.values():
             _print_reasons(each)
-    if any(each.view.state is SubmissionState.REFUSED for each in shown.values()):
-        raise typer.Exit(ParticipantError.exit_code)
+    code = code_of((), shown)
+    if code:
+        raise typer.Exit(code)
 
 
 def run_checks(service: services.Ranker, job_ids: Sequence[int], sandbox: SandboxName | None) -> None:
@@ -150,13 +152,13 @@ def print_taken(taken: Sequence[Taken], shown: Mapping[str, Shown], *, is_queued
 
 def _print_said(taken: Taken) -> None:
     if isinstance(taken.error, ParticipantError):
-        err.print(Text(f"{taken.what}:"))
+        err.print(Text(legible(f"{taken.what}:")))
         tables.print_reasons(err, taken.error.reasons)
     elif taken.error is not None:
         named = "" if str(taken.error).startswith(taken.what) else f"{taken.what}: "
-        err.print(Text(f"ranker: {named}{taken.error}"))
+        err.print(Text(legible(f"ranker: {named}{taken.error}")))
     for remark in taken.remarks:
-        err.print(Text(f"{taken.what}: {remark}"))
+        err.print(Text(legible(f"{taken.what}: {remark}")))
 
 
 def _print_reasons(shown: Shown, *, named: bool = True) -> None:
@@ -195,7 +197,10 @@ def taken_json(taken: Taken, shown: Mapping[str, Shown]) -> dict[str, Any]:
 def code_of(taken: Sequence[Taken], shown: Mapping[str, Shown]) -> int:
     """The exit code: the gravest of what went wrong."""
     codes = {each.error.exit_code for each in taken if each.error is not None}
-    refused = any(each.view.state is SubmissionState.REFUSED for each in shown.values())
-    if refused or any(each.received is not None and each.received.remark is not None for each in taken):
+    if any(each.received is not None and each.received.remark is not None for each in taken):
         codes.add(ParticipantError.exit_code)
+    for each in shown.values():
+        if each.view.check is not None and each.view.check.status == Status.FAILED:
+            is_theirs = each.view.check.fault == Fault.PARTICIPANT
+            codes.add(ParticipantError.exit_code if is_theirs else InfraError.exit_code)
     return next((each for each in _GRAVEST if each in codes), 0)

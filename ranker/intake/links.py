@@ -174,6 +174,14 @@ def fail(engine: Engine, link: LinkView, *, why: str, now: datetime) -> None:
         record(writing, actor=whoami(), action=Action.FETCH_LINK, now=now, link=link.id, failed=why)
 
 
+def forget_unasked(session: Session, found: Sequence[LinkView]) -> None:
+    """Remove the rows of an address that no message gave, and that turned out to be none that may be asked."""
+    for each in found:
+        row = session.get(Link, each.id)
+        if row is not None and row.message_id is None and row.decided_at is None:
+            session.delete(row)
+
+
 def host_of(url: str) -> str:
     """The machine that is asked for the file behind an address."""
     return urlsplit(direct(url)).hostname or ""
