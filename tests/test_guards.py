@@ -122,6 +122,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
         "soundfile",
         "docker",
         "huggingface_hub",
+        "ray",
     ]
     code = f"import ranker.cli, sys; print(len(sys.modules), *(name for name in {heavy} if name in sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
