@@ -175,7 +175,7 @@ def print_pause(service: services.Ranker) -> None:
 
 def pause_panel(found: Pause) -> Panel:
     """Since when, by whom and why nothing is handed out, and what to do."""
-    text = Text(found.why, overflow="fold")
+    text = Text(found.why, no_wrap=False, overflow="fold")  # the console would cut lines
     asked = "; running evaluations stop at their next checkpoint" if found.give_back else ""
     text.append(f"\nsince {found.paused_at:%Y-%m-%d %H:%M:%S} UTC, by {found.paused_by}{asked}", style="dim")
     text.append("\n→ mend it, then `ranker resume`", style="italic")
