@@ -7,6 +7,7 @@ import hashlib
 import json
 import string
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email import policy
 from email.message import EmailMessage
@@ -19,13 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
 from test_lineup import benchmark, condition
 
 from ranker import outbox, queue, replies
 from ranker.cli import main
 from ranker.config import Benchmark
-from ranker.db.mail import Delivery, Link, Message, Reply
+from ranker.db.mail import Delivery, Link, Message
 from ranker.db.models import Submission
 from ranker.db.rules import Verdict
 from ranker.db.session import open_database, session
@@ -171,8 +171,7 @@ class Desk:
     def draft(self, smtp: Smtp = SMTP) -> replies.Drafted:
         with session(self.engine, read_only=True) as reading:
             wanted = replies.wanted(reading, self.benchmark, organizers="The organizers")
-        with session(self.engine) as writing:
-            return replies.draft(writing, self.home, Service(smtp=smtp), wanted, self.tick())
+        return replies.draft(self.engine, self.home, Service(smtp=smtp), wanted, self.tick())
 
     def sent(self) -> None:
         """All drafts go out."""
@@ -560,19 +559,29 @@ def test_the_command_drafts_lists_shows_and_drops(desk: Desk, capsys: pytest.Cap
     assert ranker("outbox", "send")[0] == 2
 
 
-def wanted_of(reading: Session, desk: Desk) -> list[replies.Wanted]:
-    return replies.wanted(reading, desk.benchmark, organizers="O")
-
-
-def test_a_reply_row_and_its_file_survive_a_failure_in_between(desk: Desk):
-    """A file without a row, as a crash leaves it, is written over by the next call; never is a row without words."""
+def test_a_file_without_its_row_is_written_over(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """Stopped between both, the next call drafts it; never is there a row whose words are missing."""
     desk.mail()
-    with session(desk.engine, read_only=True) as reading:
-        wanted = wanted_of(reading, desk)
-    with Session(desk.engine) as writing:  # never committed
-        assert len(replies.draft(writing, desk.home, Service(smtp=SMTP), wanted, NOW).new) == 1
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ranker.replies.drafting._recorded", stop)
+    with pytest.raises(KeyboardInterrupt):
+        desk.draft()
     assert desk.said() == []
     assert len(list(desk.home.outbox.iterdir())) == 1
+    monkeypatch.undo()
     (reply,) = desk.draft().new
-    assert isinstance(reply, Reply)
     assert [path.stem for path in desk.home.outbox.iterdir()] == [reply.key]
+
+
+def test_two_who_draft_at_once_draft_one(desk: Desk):
+    """Each of two commands sees that an answer is missing; there is one, and its file is whole."""
+    for number in range(4):
+        desk.mail(f"subject {number}")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: desk.draft(), range(4)))
+    assert sum(len(each.new) for each in found) == 4
+    assert desk.said() == [("received", "drafted")] * 4
+    assert len(list(desk.home.outbox.iterdir())) == 4

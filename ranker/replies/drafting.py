@@ -6,17 +6,22 @@ drafted as another. Called again, or killed in between, it does no harm: files c
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import Message as Headers
 from email.parser import BytesHeaderParser
+from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ranker.db.mail import Message, Reply
+from ranker.db.session import session
 from ranker.durable import whole_file
 from ranker.home import Home
 from ranker.outbox import draft_path
@@ -42,18 +47,55 @@ class Drafted:
     silent: dict[str, str] = field(default_factory=dict)
 
 
-def draft(writing: Session, home: Home, service: Service, answers: Sequence[Wanted], now: datetime) -> Drafted:
-    """Draft the `answers` that were not given yet, and drop drafts that are none of them. The caller commits.
+@dataclass(frozen=True, kw_only=True)
+class _Due:
+    """A draft whose file is written, and whose row is to follow."""
 
-    Raises ConfigError where `from` of smtp is no address, or a template cannot be used.
+    wanted: Wanted
+    key: str
+    subject: str
+
+
+def draft(engine: Engine, home: Home, service: Service, answers: Sequence[Wanted], now: datetime) -> Drafted:
+    """Draft the `answers` that were not given yet, and drop drafts that are none of them.
+
+    Files are written before the database is locked for their rows: many take a while. Raises ConfigError where `from`
+    of smtp is no address, or a template cannot be used.
     """
+    home.outbox.mkdir(parents=True, exist_ok=True)
+    with _alone(home.outbox):
+        with session(engine, read_only=True) as reading:
+            known = {reply.key: reply for reply in reading.scalars(select(Reply).order_by(Reply.id))}
+        silent: dict[str, str] = {}
+        current: set[str] = set()
+        due = list(_written(home, service, answers, known=known, current=current, silent=silent, now=now))
+        if not due and all(reply.key in current or reply.state not in _UNSENT for reply in known.values()):
+            return Drafted(silent=silent)
+        with session(engine) as writing:
+            new = [row for each in due if (row := _recorded(writing, each, now)) is not None]
+            unsent = writing.scalars(select(Reply).where(Reply.state.in_(_UNSENT)).order_by(Reply.id))
+            dropped = [reply for reply in unsent if reply.key not in current]
+            for reply in dropped:
+                reply.state, reply.failure = ReplyState.DROPPED, _SUPERSEDED
+        for reply in dropped:
+            draft_path(home, reply).unlink(missing_ok=True)
+    return Drafted(new=new, dropped=dropped, silent=silent)
+
+
+def _written(
+    home: Home,
+    service: Service,
+    answers: Sequence[Wanted],
+    *,
+    known: Mapping[str, Reply],
+    current: set[str],
+    silent: dict[str, str],
+    now: datetime,
+) -> Iterator[_Due]:
+    """Write the files that are missing. `current` gets the keys of all that should be there, `silent` as in Drafted."""
     assert service.smtp is not None, "answers have a sender"
     own = {sender_of(service.smtp.sender)[1].lower()} | ({service.imap.user.lower()} if service.imap else set())
-    done = Drafted()
-    current: set[str] = set()
-    known = {reply.key: reply for reply in writing.scalars(select(Reply).order_by(Reply.id))}
     told = _told(known.values())
-    home.outbox.mkdir(parents=True, exist_ok=True)
     for each in answers:
         key = _key(each, told[_thread(each)])
         if key is None:
@@ -66,7 +108,7 @@ def draft(writing: Session, home: Home, service: Service, answers: Sequence[Want
         headers = _headers(home, each.message)
         why = why_silent(each.recipient, headers, own=own, own_lists=service.smtp.own_lists)
         if why is not None:
-            done.silent[each.message.id] = why
+            silent[each.message.id] = why
             continue
         current.add(key)
         subject, content = letter(
@@ -74,20 +116,32 @@ def draft(writing: Session, home: Home, service: Service, answers: Sequence[Want
         )
         with whole_file(home.outbox / f"{key}.eml") as file:
             file.write_bytes(content)
-        if reply is None:
-            known[key] = reply = _row(each, key, subject, now)
-            writing.add(reply)
-            done.new.append(reply)
-        elif _is_superseded(reply):
-            reply.state, reply.failure, reply.drafted_at = ReplyState.DRAFTED, None, now
-            done.new.append(reply)
-    for reply in known.values():
-        if reply.state in _UNSENT and reply.key not in current:
-            reply.state, reply.failure = ReplyState.DROPPED, _SUPERSEDED
-            draft_path(home, reply).unlink(missing_ok=True)
-            done.dropped.append(reply)
-    writing.flush()
-    return done
+        yield _Due(wanted=each, key=key, subject=subject)
+
+
+def _recorded(writing: Session, due: _Due, now: datetime) -> Reply | None:
+    """The row of a draft that is new, or anew; None where only its file was missing."""
+    reply = writing.scalar(select(Reply).where(Reply.key == due.key))
+    if reply is None:
+        reply = _row(due.wanted, due.key, due.subject, now)
+        writing.add(reply)
+        writing.flush()
+        return reply
+    if not _is_superseded(reply):
+        return None
+    reply.state, reply.failure, reply.drafted_at = ReplyState.DRAFTED, None, now
+    return reply
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One drafting at a time; the kernel lets go when a process dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 Thread = tuple[str | None, str, str | None]

@@ -74,8 +74,8 @@ class Mail(Opened):
         smtp, benchmark = self.smtp, self.benchmark(None)
         with self.reading() as reading:
             wanted = replies.wanted(reading, benchmark, organizers=replies.organizers(smtp.sender))
-        with self.open() as engine, session(engine) as writing:
-            return replies.draft(writing, self.home, self.service, wanted, datetime.now(UTC))
+        with self.open() as engine:
+            return replies.draft(engine, self.home, self.service, wanted, datetime.now(UTC))
 
     def answers(self, states: Sequence[ReplyState] = ()) -> list[Reply]:
         """Answers in these states (none named: all), oldest first."""
