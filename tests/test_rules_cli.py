@@ -39,7 +39,7 @@ REPORT = {
     "size_bytes": 9,
     "characters": 9,
     "opening": "secret",
-    "mentions": [],
+    "mentions": [{"page": 2, "term": "corpora", "text": "of the corpora"}],
     "remarks": [],
 }
 ENCODER = {"module": "model.py", "attribute": "Encoder", "output_dim": 4, "frames_per_s": 25.0}
@@ -119,6 +119,9 @@ def test_a_submission_on_its_way_to_a_rank(place: Place) -> None:
     assert f"{key}  registration: pending -> met: of the registered team Lab" in said
     listed = place.type("teams")
     assert all(word in listed for word in ("Lab", "ann@lab.org", "Ann", key, "pending"))
+    said = place.type("review", "Lab")
+    assert "report.pdf\n4 pages, 9 characters of text\n  page 2, corpora: of the corpora" in said
+    assert "--note goes with" in place.type("review", "Lab", "--note", "x", code=2)
     said = place.type("review", "Lab", "--disclosure", "missing", "--note", "which corpora?")
     assert "the report does not say what the encoder was trained on: which corpora?" in " ".join(said.split())
     assert place.standing(key) is Standing.PENDING
@@ -162,6 +165,7 @@ def test_late_withdrawn_disqualified_and_back(place: Place) -> None:
     assert "was not admitted" in place.type("admit", late, "--why", "again", "--revoke", code=2)
     assert place.standing(late) is Standing.LATE
     assert "has no report to review" in place.type("review", early, "--disclosure", "ok", code=2)
+    assert "has no report" in place.type("review", early, code=2)
     assert "'one_model'" in place.type("admit", late, "--rule", "one_model", "--why", "x", code=2)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -12,6 +13,7 @@ from rich.text import Text
 from ranker import service as services
 from ranker.cli import tables
 from ranker.cli.options import JsonFlag, err, out, print_json
+from ranker.errors import UsageError
 from ranker.types import Action, Rule
 
 if TYPE_CHECKING:
@@ -43,16 +45,28 @@ def review(
     context: typer.Context,
     submission: SubmissionArgument,
     disclosure: Annotated[
-        Disclosure, typer.Option("--disclosure", help="Whether the report says what the encoder was trained on.")
-    ],
+        Disclosure | None,
+        typer.Option(
+            "--disclosure", help="Whether the report says what the encoder was trained on; default: show where to look."
+        ),
+    ] = None,
     note: Annotated[str, typer.Option("--note", help="What is missing, for the sender; or where it stands.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Record what a human found in a submission's report.
+    """Record what a human found in a submission's report; or show where to look.
 
     It is said of the report that is there now: another one is to be read anew.
     """
     service: services.Ranker = context.obj
+    if disclosure is None:
+        if note:
+            raise UsageError("--note goes with --disclosure ok or --disclosure missing")
+        path, found = service.report(submission)
+        if as_json:
+            print_json({"path": str(path), "report": found})
+        else:
+            _print_report(path, found)
+        return
     _print(service.review(submission, holds=disclosure is Disclosure.OK, note=note), as_json=as_json)
 
 
@@ -137,6 +151,20 @@ def warn_of_outdated(service: services.Ranker) -> None:
                 "`ranker judge` judges all anew, `ranker judge --dry-run` says what that changes",
             )
         )
+
+
+def _print_report(path: Path, found: Mapping[str, Any] | None) -> None:
+    """Where the report lies, and the places in it that may speak of training data."""
+    out.print(Text(str(path)))
+    if found is None:
+        out.print("it has not been read yet: the check does that")
+        return
+    out.print(Text(f"{found['pages']} pages, {found['characters']} characters of text"))
+    tables.print_reasons(out, [*found["problems"], *found["remarks"]])
+    for mention in found["mentions"]:
+        out.print(Text(f"  page {mention['page']}, {mention['term']}: {mention['text']}"))
+    if not found["mentions"]:
+        out.print("no word in it that speaks of training data: read it")
 
 
 def _print(view: SubmissionView, *, as_json: bool) -> None:

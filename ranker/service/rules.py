@@ -54,6 +54,19 @@ class Challenge(Opened):
 
         return self._decided(name, orders.review, holds=holds, note=note)
 
+    def report(self, name: str) -> tuple[Path, dict[str, Any] | None]:
+        """Where a submission's report lies, and what its check found in it, if it has. Raises UsageError."""
+        from ranker.intake.receive import REPORT_NAME, submission_folder
+
+        (view,) = self.find([name])
+        if view.submission.report_digest is None:
+            raise UsageError(
+                f"submission {view.submission.id} has no report; `ranker ingest FILE.zip --report REPORT.pdf` adds one"
+            )
+        result = None if view.check is None else view.check.result
+        path = submission_folder(self.home, view.submission.digest) / REPORT_NAME
+        return path, None if result is None else result["report"]
+
     def admit(self, name: str, *, rule: Rule, why: str, revoked: bool) -> SubmissionView:
         """Let one rule not stand against a submission, or stand again. Raises UsageError."""
         from ranker.rules import orders
