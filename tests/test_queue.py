@@ -6,19 +6,23 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
-from queues import LEASE_S, NOW, TEAM, after, claim, condition, enqueue, fail, job, reap, score
+from alembic import command
+from alembic.config import Config
+from queues import LEASE_S, NOW, TEAM, after, attempts, claim, condition, enqueue, fail, job, reap, score
 from queues import engine as engine  # noqa: PLC0414  a fixture, found by its name
 from sqlalchemy import Engine, event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from ranker import queue
 from ranker.db.models import Job, JobAttempt, Score
-from ranker.db.session import session
+from ranker.db.session import connect, open_database, session
 from ranker.errors import LeaseLostError, OrganizerError
+from ranker.home import Home, asset
 from ranker.queue import Claim, moves
-from ranker.types import Fault, JobKind, Progress, Stage, Status
+from ranker.types import Ending, Fault, JobKind, Progress, Stage, Status
 
 
 def test_a_job_is_known_by_what_it_asks() -> None:
@@ -307,6 +311,91 @@ def written(engine: Engine, kind: JobKind, start: Status, end: Status) -> bool:
         finally:
             transaction.rollback()
     return True
+
+
+@pytest.mark.parametrize(
+    ("statement", "refusal"),
+    [
+        ("UPDATE job_attempt SET fault = 'participant' WHERE number = 1", "stays as it is"),
+        ("UPDATE job_attempt SET ended_at = NULL, ending = NULL, fault = NULL WHERE number = 1", "stays as it is"),
+        ("DELETE FROM job_attempt WHERE number = 1", "stays as it is"),
+        ("DELETE FROM job_attempt WHERE number = 2", "stays as it is"),
+        (
+            "INSERT INTO job_attempt (job_id, number, worker, started_at, reasons) VALUES (1, 3, 'w', '2026', '[]')",
+            "UNIQ",
+        ),
+        ("UPDATE job SET attempt = 1", "cannot make this move"),
+    ],
+)
+def test_history_is_kept_by_the_database(engine: Engine, statement: str, refusal: str) -> None:
+    """Attacks the record of attempts past our code: an ended one is changed or deleted, a second live one added, the
+    count of attempts turned back.
+    """
+    enqueue(engine)
+    fail(engine, claim(engine), Fault.INFRA)
+    claim(engine, now=after(60))
+    before = snapshot(engine)
+    with pytest.raises(IntegrityError, match=refusal), engine.begin() as connection:
+        connection.execute(text(statement))
+    assert snapshot(engine) == before
+
+
+def test_a_job_that_runs_while_the_database_is_migrated_has_an_attempt(tmp_path: Path) -> None:
+    """Attacks the migration: a job that a worker of the version before holds can be ended like any other."""
+    path = Home(root=tmp_path).database_path
+    engine = connect(path)
+    config = Config()
+    config.set_main_option("script_location", str(asset("alembic")))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(
+            text(
+                "INSERT INTO submission (id, digest, team, file_name, size_bytes, received_at) "
+                f"VALUES ('{TEAM}', 'd', 'team', 'x.zip', 1, '2026-01-01')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO job (key, submission_id, kind, seed, status, attempt, infra_failures, reasons, "
+                f"created_at, started_at, worker, lease_expires_at) VALUES ('k', '{TEAM}', 'check', 0, 'running', 3, 0, '[]', "
+                "'2026-01-01 00:00:00.0', '2026-01-02 00:00:00.0', 'w', '2026-01-03 00:00:00.0')"
+            )
+        )
+    engine.dispose()
+    engine = open_database(Home(root=tmp_path))
+    assert reap(engine, NOW) == 1
+    assert [(each.number, each.worker, each.ending) for each in attempts(engine)] == [(3, "w", Ending.LOST)]
+    assert claim(engine).attempt == 4
+    engine.dispose()
+
+
+def test_the_highest_priority_goes_first(engine: Engine) -> None:
+    """Attacks order: priority before age, age among equals, among the given ones too, and a change counts at once."""
+    for seed in range(4):
+        enqueue(engine, seed=seed)
+    for number, priority in ((2, 5), (3, 5), (4, -1)):
+        with session(engine) as writing:
+            queue.prioritize(writing.get_one(Job, number), priority)
+    taken = queue.claim(engine, worker="w", now=NOW, lease_s=LEASE_S, job_ids={1, 4})
+    assert taken is not None
+    assert taken.job_id == 1
+    with session(engine) as writing:
+        assert queue.first_priority(writing) == 6
+        queue.prioritize(writing.get_one(Job, 3), 6)
+    assert [claim(engine).job_id for _ in range(3)] == [3, 2, 4]
+
+
+def test_a_lease_from_a_later_clock_does_not_last_for_ever(engine: Engine) -> None:
+    """Attacks a worker that hangs after the clock was set back by a day: its lease is cut to the usual length."""
+    enqueue(engine)
+    claim(engine, now=after(86400))
+    dead: list[str] = []
+    for at, taken in ((0, 0), (LEASE_S - 1, 0), (LEASE_S, 1)):
+        count = queue.reap(
+            engine, now=after(at), is_dead=lambda worker: worker in dead, max_infra_attempts=3, lease_s=LEASE_S
+        )
+        assert count == taken
 
 
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:

@@ -153,7 +153,7 @@ def _raise_organizer_fault(jobs: Sequence[Job]) -> None:
         if job.fault == Fault.ORGANIZER:
             raise OrganizerError(
                 f"job {job.id} ({job.kind} of submission {job.submission_id}) stopped the queue: "
-                f"{'; '.join(job.reasons)}"
+                f"{'; '.join(job.reasons)}; mend it, then `ranker resume`"
             )
 
 
