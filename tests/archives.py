@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -185,7 +186,8 @@ def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 
 
 def quick_folder() -> Iterator[Path]:
-    """A folder in memory where there is one, for tests of a thousand small trees; to stand for pytest's `tmp_path`."""
+    """A folder in memory where there is enough, for tests of many small trees; in place of pytest's `tmp_path`."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="ranker-test-", dir=memory if memory.is_dir() else None) as folder:
+    enough = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
+    with tempfile.TemporaryDirectory(prefix="ranker-test-", dir=memory if enough else None) as folder:
         yield Path(folder)

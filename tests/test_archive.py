@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from archives import ENCODER, LIMITS, Entry, contents, craft, quick_folder, reasons, unpack_bytes, zip_of
+from archives import ENCODER, LIMITS, Entry, contents, craft, extra, quick_folder, reasons, unpack_bytes, zip_of
 from kills import is_killed_at
 
 from ranker.errors import InfraError, UsageError
@@ -254,6 +254,14 @@ def test_a_huge_directory_costs_no_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 500_000
+
+
+def test_a_directory_of_extra_fields_is_refused(tmp_path: Path) -> None:
+    """What is read several times, in small pieces, cannot be made large: names and their fields have a bound."""
+    data = craft(Entry(name="encoder.py", content=ENCODER, extra=extra(9, bytes(1300))))
+    (reason,) = reasons(tmp_path, data, ArchiveLimits(max_entries=1))
+    assert "without extra fields" in reason
+    assert unpack_bytes(tmp_path, data, ArchiveLimits(max_entries=2)).files == 1
 
 
 def test_large_content_costs_no_memory(tmp_path: Path) -> None:

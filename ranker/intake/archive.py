@@ -37,6 +37,7 @@ from ranker.settings import ArchiveLimits
 _STORED, _DEFLATED = 0, 8
 _READ = 1 << 16
 _WRITTEN = 1 << 18
+_MORE_PER_ENTRY = 1024  # bytes in the directory beside its name, on average: programs write less than a hundred
 _METHODS = {
     9: "Deflate64 (Windows Explorer's choice for files above 2 GB)",
     12: "bzip2",
@@ -119,6 +120,12 @@ def _extract(zip_path: Path, tree: Path, limits: ArchiveLimits) -> None:
             raise ParticipantError(
                 f"the archive has {directory.entries:,} entries; at most {limits.max_entries:,} are accepted; leave out"
                 " what the encoder does not need"
+            )
+        length = directory.end - directory.start
+        if length > limits.max_entries * (limits.max_path_length + _MORE_PER_ENTRY):
+            raise ParticipantError(
+                f"the archive's directory has {length:,} bytes, more than {limits.max_entries:,} entries need, however"
+                " long their names; pack the archive again, without extra fields"
             )
         separator = _judge(file, directory, limits, size)
         _write(file, directory, separator, tree)
