@@ -358,7 +358,8 @@ def test_a_job_that_runs_while_the_database_is_migrated_has_an_attempt(tmp_path:
         connection.execute(
             text(
                 "INSERT INTO job (key, submission_id, kind, seed, status, attempt, infra_failures, reasons, "
-                f"created_at, started_at, worker, lease_expires_at) VALUES ('k', '{TEAM}', 'check', 0, 'running', 3, 0, '[]', "
+                "created_at, started_at, worker, lease_expires_at) "
+                f"VALUES ('k', '{TEAM}', 'check', 0, 'running', 3, 0, '[]', "
                 "'2026-01-01 00:00:00.0', '2026-01-02 00:00:00.0', 'w', '2026-01-03 00:00:00.0')"
             )
         )
