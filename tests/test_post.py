@@ -428,6 +428,26 @@ def test_mutated_messages_are_taken_in_or_told(home: Home, engine: Engine, tmp_p
         assert len(row.arrived_by) <= 1000
 
 
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("Team \u00c4.zip", "Team \u00c4"),
+        ("a.ZIP.txt", "a"),
+        ("v1.2.zip", "v1.2"),
+        ("a.dat", "a"),
+        (".zip", ".zip"),
+        ("a", "a"),
+    ],
+)
+def test_a_team_is_called_as_its_file_is(name: str, stem: str) -> None:
+    """Where nobody names the team: an ending that was put behind `.zip` to get it through is no part of its name."""
+    arrival = Arrival(
+        file=Path("x"), name=name, channel=Channel.MAIL, source="message 1", sender=None, arrived_at=NOW,
+        arrived_by="a test", message_id=None, report=None,
+    )  # fmt: skip
+    assert arrival.stem == stem
+
+
 def told(found: Iterator[Found], root: Path) -> list[tuple[object, ...]]:
     """What was found, without the root of its paths."""
     out: list[tuple[object, ...]] = []

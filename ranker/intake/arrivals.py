@@ -17,6 +17,7 @@ MAX_DEPTH = 20  # folders in folders
 _LINE = 1 << 16
 # The line that mbox puts before each message: who, and a time with its year. Programs differ in all the rest.
 _POSTMARK = re.compile(rb"From (?:\S+ +|- +)?.{0,40}\b\d{1,2}:\d{2}(?::\d{2})?\b.{0,20}\b(?:19|20)\d{2}\b")
+_RENAMED = re.compile(r"\.zip\.\w{1,8}$", re.IGNORECASE)  # by those who found that .zip is not let through
 _COUNT = re.compile(rb"([0-9]{1,12})[ \t]*\r?\n")
 
 
@@ -40,6 +41,11 @@ class Arrival:
     arrived_by: str
     message_id: str | None
     report: Path | None
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending, `.zip.txt` being one: what a team is called that nobody has named."""
+        return Path(_RENAMED.sub(".zip", self.name)).stem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ def _record(
         submission = Submission(
             id=found.digest[:12],
             digest=found.digest,
-            team=of_sender or team or team_name(Path(arrival.name).stem),
+            team=of_sender or team or team_name(arrival.stem),
             file_name=arrival.name[:300],
             size_bytes=found.size,
             received_at=arrival.arrived_at,
