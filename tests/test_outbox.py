@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import os
 import signal
 import stat
@@ -12,11 +13,14 @@ from email import policy
 from pathlib import Path
 
 import pytest
+import yaml
 from kills import is_killed_at
 from mail_server import PASSWORD, TOKEN, USER, Postbox, free_port, smtp_server
 from sqlalchemy import Engine, select
+from test_replies import Desk
 
 from ranker import credentials, outbox
+from ranker.cli import main
 from ranker.db.mail import Reply
 from ranker.db.rules import Event
 from ranker.db.session import open_database, session
@@ -324,3 +328,45 @@ def test_a_password_comes_from_the_environment_or_a_file_of_ones_own(tmp_path: P
     file.write_text("two\nlines\n")
     with pytest.raises(UsageError, match="expected one line"):
         credentials.secret("RANKER_SMTP_SECRET", file)
+
+
+def test_the_command_sends_what_is_drafted_and_says_what_is_in_doubt(
+    engine: Engine, home: Home, box: Postbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """`ranker outbox send --all`: drafts what is due, sends it, exits 1 if one did not go, and holds back what may have
+    been sent until --again names it.
+    """
+    (home.root / "configs").mkdir()
+    smtp = box.settings().model_dump(mode="json", by_alias=True)
+    (home.root / "configs" / "service.yaml").write_text(yaml.safe_dump({"smtp": smtp}))
+    desk = Desk(home.root)
+    first, second = desk.mail("one"), desk.mail("two", sender="bob@lab.example")
+    assert first != second
+    desk.draft()
+    with session(engine) as writing:
+        doubtful = outbox.replies(writing)[0]
+        doubtful.state, doubtful.sending_at = ReplyState.SENDING, NOW
+        recipient = doubtful.recipient
+    desk.engine.dispose()
+    monkeypatch.setenv("RANKER_SMTP_SECRET", PASSWORD)
+
+    def ranker(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["--home", str(home.root), "outbox", *arguments])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    code, said, told = ranker("send", "--all")
+    assert (code, said.count(": sent"), f"to {recipient} may have been sent" in told) == (0, 1, True)
+    assert len(box.taken) == 1
+    code, said, _ = ranker("send", "--all")
+    assert (code, said.strip(), len(box.taken)) == (0, "no answer is drafted", 1)
+    assert "may have been sent" in ranker()[1]
+    code, said, _ = ranker("send", "--again", str(doubtful.id), "--json")
+    assert (code, [each["state"] for each in json.loads(said)], len(box.taken)) == (0, ["sent"], 2)
+    desk.mail("three", sender="cy@lab.example")
+    desk.engine.dispose()
+    box.obey = lambda step, _: "550 5.1.1 no such user" if step == "RCPT" else None
+    code, _, told = ranker("send", "--all")
+    assert (code, "550 5.1.1 no such user" in told, PASSWORD in told) == (1, True, False)
+    assert "failed" in ranker()[1]
