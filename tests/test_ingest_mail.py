@@ -18,12 +18,14 @@ from sqlalchemy import Engine, select
 
 from ranker import queue
 from ranker.cli import main
+from ranker.data.fetch import Transfer
 from ranker.db.mail import Delivery, Link, Message
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Event, Team, TeamAddress
 from ranker.db.session import connect, open_database, session
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
+from ranker.service import Ranker
 from ranker.types import Action, Channel, Fault, LinkState, Status
 
 REFUSED, USAGE, OURS = ParticipantError.exit_code, UsageError.exit_code, InfraError.exit_code
@@ -235,6 +237,21 @@ def test_checks_can_be_left_and_taken_up(run: Run, engine: Engine, tmp_path: Pat
     with session(engine) as writing:
         writing.execute(Job.__table__.update().values(fault=Fault.INFRA))
     assert "not a complete ZIP" in run("check", "a", "--sandbox", "none", code=REFUSED)
+
+
+def test_how_far_it_is_is_told(home: Home, tmp_path: Path) -> None:
+    """Bytes and files of all that lies in the paths: known before the first, never backwards, whole at the end."""
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "a.zip").write_bytes(packed("a") + bytes(3_000_000))
+    (tmp_path / "box" / "b.eml").write_bytes(letter(1, "b@x.example", {"b.zip": packed("b")}))
+    told: list[Transfer] = []
+    Ranker(home.root).ingest([str(tmp_path / "box")], on_transfer=told.append)
+    total = sum(file.stat().st_size for file in (tmp_path / "box").iterdir())
+    assert {(far.bytes_total, far.files_total) for far in told} == {(total, 2)}
+    assert (told[-1].bytes_done, told[-1].files_done) == (total, 2)
+    done = [far.bytes_done for far in told]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
 
 
 # -- links
