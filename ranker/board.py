@@ -20,7 +20,7 @@ from ranker.db.models import Job, Score, Submission
 from ranker.errors import MissingError, OrganizerError
 from ranker.home import Home
 from ranker.metrics import reweighted
-from ranker.rules import SHOWN, missing, standing
+from ranker.rules import SHOWN, missing, shown_name, standing
 from ranker.types import Condition, Domain, Group, JobKind, Standing, Status, Weighting
 
 Scores = dict[str, dict[str, Score]]  # submission id -> task -> score
@@ -332,7 +332,7 @@ def _rows(
                 raw.loc[key, score.task] = score.value
     ranking = scoring.rank(raw.drop(index=list(pending)), track)
     normalized = scoring.normalize(raw, track)
-    teams = {submission.id: submission.team for submission in submissions}
+    teams = {submission.id: shown_name(submission.team, submission.verdicts) for submission in submissions}
     cells: dict[str, dict[str, Cell]] = {
         key: {
             name: Cell(raw=float(value), normalized=float(normalized[name][key]), interval=_interval(draws[key][name]))

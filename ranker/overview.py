@@ -21,7 +21,7 @@ from ranker.db.rules import Verdict
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.manifest import read_manifest
-from ranker.rules import SHOWN, public_words, standing
+from ranker.rules import SHOWN, public_words, shown_name, standing
 from ranker.sandbox.probes import Probe, rows
 from ranker.site import Sample, SubmissionPage, TrackRun
 from ranker.types import Fault, Group, JobKind, Part, Rule, Standing, Status, SubmissionState
@@ -208,7 +208,11 @@ def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
         fitting = [
             view for view in known if view.submission.team == name or (name and view.submission.digest.startswith(name))
         ]
-        counting = [view for view in fitting if view.submission.team == name and view.standing in SHOWN]
+        counting = [
+            view
+            for view in fitting
+            if view.standing in SHOWN and shown_name(view.submission.team, view.verdicts) == name
+        ]
         if len(fitting) > 1 and len(counting) == 1:
             fitting = counting  # a team's name stands for what of the team's counts
         if len(fitting) != 1:
@@ -256,7 +260,7 @@ def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> Submissi
     runs = [run for board in boards for run in _runs(view, home, board)]
     return SubmissionPage(
         id=view.submission.id,
-        team=view.submission.team,
+        team=shown_name(view.submission.team, view.verdicts),
         digest=view.submission.digest,
         received_at=view.submission.received_at,
         state=view.state,

@@ -376,7 +376,8 @@ def test_ranking_json_has_the_promised_shape() -> None:
     board = small_board()
     value = json.loads(json.dumps(ranking_json(board), allow_nan=False))
     assert list(value) == ["benchmark", "track", "condition", "seed", "demonstration", "rows"]
-    assert {tuple(row) for row in value["rows"]} == {("team", "submission", "standing", "rank", "score", "groups", "tasks", "missing", "pending")}
+    keys = ("team", "submission", "standing", "rank", "score", "groups", "tasks", "missing", "pending")
+    assert {tuple(row) for row in value["rows"]} == {keys}
     assert [row["rank"] for row in value["rows"]] == [1, 2, 3, 4, 4, 6, 7, None, None]
     incomplete = value["rows"][-2]
     assert (incomplete["score"], incomplete["tasks"]["effects"]) == (None, None)

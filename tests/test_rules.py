@@ -21,7 +21,7 @@ from challenge import (
 from pydantic import ValidationError
 
 from ranker.deadline import Deadline
-from ranker.rules import missing, public_words, standing
+from ranker.rules import missing, public_words, shown_name, standing
 from ranker.rules.teams import Delivered, Roster
 from ranker.rules.verdicts import Entry, Judged, Report, judge
 from ranker.settings import Rules, Service
@@ -296,6 +296,8 @@ def test_a_stranger_who_names_a_team_does_not_supersede_it() -> None:
     found = said(judged(forged, rules, known), Rule.REGISTRATION)
     assert found is not None
     assert "mallory@evil.org, which is no address of that team" in found.why
+    assert shown_name("Lab", judged(forged, rules, known).ruled) == "Lab (not confirmed)"
+    assert shown_name("Lab", judged(own, rules, known).ruled) == "Lab"
     both = entry("v3", came(2, "ann@lab.org"))
     assert standings(rules, own, both, known=known) == [Standing.SUPERSEDED, Standing.RANKED]
 

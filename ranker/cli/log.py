@@ -79,7 +79,7 @@ def _words(details: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"before", "after"}:
-        return f"{value['before']} -> {value['after']}"
+        return f"{value['before'] or '-'} -> {value['after']}"
     if isinstance(value, dict):
         return "; ".join(f"{key}: {_plain(item)}" for key, item in value.items())
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """The rules of the challenge: teams, the deadline, one model of each team; what they say of each submission."""
 
 from ranker.rules.judging import Change, after_job, configured, judge, judge_all, outdated, standings
-from ranker.rules.standing import SHOWN, missing, public_words, standing
+from ranker.rules.standing import SHOWN, missing, public_words, shown_name, standing
 
 __all__ = [
     "SHOWN",
@@ -13,6 +13,7 @@ __all__ = [
     "missing",
     "outdated",
     "public_words",
+    "shown_name",
     "standing",
     "standings",
 ]

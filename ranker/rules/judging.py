@@ -114,7 +114,7 @@ def _settle(session: Session, rules: Rules, now: datetime, ids: Collection[str] 
     for judged, changes in _differences(session, rules, ids):
         submission = session.get_one(Submission, judged.submission_id)
         kept = {Rule(each.rule): each for each in judged.kept}
-        before = standing(judged.kept)
+        before = standing(judged.kept) if judged.kept else None
         for rule, verdict in kept.items():
             if rule not in judged.said:
                 session.delete(verdict)

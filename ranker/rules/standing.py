@@ -67,6 +67,15 @@ def missing(verdicts: Iterable[Said]) -> tuple[str, ...]:
     return tuple(words for rule, words in _PENDING.items() if rule in rules)
 
 
+def shown_name(team: str, verdicts: Iterable[Said]) -> str:
+    """A team's name as everybody reads it: who gives a registered one's from elsewhere is not shown as that team."""
+    is_claimed = any(
+        each.rule == Rule.REGISTRATION and each.ruling == Ruling.PENDING and each.evidence.get("namesake")
+        for each in verdicts
+    )
+    return f"{team} (not confirmed)" if is_claimed else team
+
+
 def public_words(verdicts: Collection[Said]) -> str:
     """A submission's standing in one sentence for everybody."""
     found = standing(verdicts)
