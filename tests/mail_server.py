@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import getpass
 import grp
 import imaplib
@@ -27,6 +28,8 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from engine import missing
 
+from ranker.db.session import open_database
+from ranker.home import Home
 from ranker.settings import Imap, Smtp
 
 USER = "inbox@example.org"
@@ -352,3 +355,18 @@ def mail(subject: str = "Our submission", body: str = "Hello.", **headers: str) 
         message[name] = value
     message.set_content(body)
     return message.as_bytes()
+
+
+@functools.cache
+def _blank() -> bytes:
+    """A database as it is before anything has come, migrated once."""
+    with tempfile.TemporaryDirectory() as folder:
+        open_database(Home(root=Path(folder))).dispose()
+        return (Path(folder) / "ranker.db").read_bytes()
+
+
+def new_home(root: Path) -> Home:
+    """A home with an empty database."""
+    root.mkdir(exist_ok=True)
+    (root / "ranker.db").write_bytes(_blank())
+    return Home(root=root)

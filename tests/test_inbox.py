@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import socket
 import threading
 import uuid
@@ -19,7 +18,7 @@ import effort
 import pytest
 import yaml
 from kills import is_killed_at
-from mail_server import PASSWORD, TOKEN, USER, Dovecot, dovecot, mail
+from mail_server import PASSWORD, TOKEN, USER, Dovecot, dovecot, mail, new_home
 from sqlalchemy import select
 
 from ranker.cli import main
@@ -96,7 +95,7 @@ def rows(home: Home) -> dict[str, int]:
 
 def test_a_message_is_kept_recorded_and_then_marked(server: Dovecot, user: str, tmp_path: Path):
     """What was mailed becomes a submission, with the server's own time; it bears the keyword, and is not seen."""
-    home = Home(root=tmp_path)
+    home = new_home(tmp_path)
     server.deliver(with_zip("tones"), user=user, at='"12-Feb-2026 23:59:30 +0100"')
     (one,) = look(home, server.settings(user=user))
     assert one.message is not None
@@ -158,17 +157,18 @@ def test_handled_messages_are_moved_away(
 
         monkeypatch.setattr(Mailbox, "_open", less)
     settings = server.settings(user=user, done_folder="Erledigt.Prüfung & mehr")
-    assert [each.waiting.subject for each in look(Home(root=tmp_path), settings)] == ["tones"]
+    home = new_home(tmp_path)
+    assert [each.waiting.subject for each in look(home, settings)] == ["tones"]
     assert list(server.flags(user, _folder("Erledigt.Prüfung & mehr"))) == ["tones"]
     left = server.flags(user)
     assert left["deleted by hand"] == {r"\Deleted"}
     assert left.get("tones") == (None if capabilities != set() else {r"\Deleted"})
-    assert look(Home(root=tmp_path), settings) == []
+    assert look(home, settings) == []
 
 
 def test_the_same_message_again_is_the_same(server: Dovecot, user: str, tmp_path: Path):
     """Put back into the mailbox, or copied to it twice: one message, one submission, and all copies are marked."""
-    home = Home(root=tmp_path)
+    home = new_home(tmp_path)
     server.deliver(with_zip("tones"), with_zip("tones"), user=user)
     first = look(home, server.settings(user=user))
     server.deliver(with_zip("tones"), user=user)
@@ -182,7 +182,7 @@ def test_a_message_that_cannot_be_taken_is_flagged_and_the_rest_goes_on(
     server: Dovecot, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It stays where it is, unmarked, with a star; it is not tried again and again by one run, but is by the next."""
-    home = Home(root=tmp_path)
+    home = new_home(tmp_path)
     server.deliver(with_zip("first"), with_zip("second"), with_zip("third"), user=user)
     read = Mailbox.read
 
@@ -213,13 +213,10 @@ def test_only_messages_since_a_day_are_looked_at(server: Dovecot, user: str, tmp
 def test_killed_at_every_step_nothing_is_lost_and_nothing_comes_twice(server: Dovecot, user: str, tmp_path: Path):
     """SIGKILL at the touches of the home's files and between commands to the server: the next look completes it."""
     killed_at = []
-    migrated = Home(root=tmp_path / "migrated")
-    open_database(migrated).dispose()
     steps = effort.count("moments at which a look into the mailbox is killed", short=6, long=150)
     for step in [1, 6, 16, 33, 60, 1000] if steps == 6 else [*range(1, steps), 1000]:
         own = f"{step}.{user}"
-        home = Home(root=tmp_path / str(step))
-        shutil.copytree(migrated.root, home.root)
+        home = new_home(tmp_path / str(step))
         server.deliver(with_zip(f"a{step}"), with_zip(f"b{step}"), user=own)
         settings = server.settings(user=own)
 
@@ -311,7 +308,7 @@ def test_a_connection_lost_between_messages_keeps_what_was_taken(
     server: Dovecot, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The first message is taken and marked; the second waits, and is taken by the next look."""
-    home = Home(root=tmp_path)
+    home = new_home(tmp_path)
     server.deliver(with_zip("first"), with_zip("second"), user=user)
     read = Mailbox.read
 

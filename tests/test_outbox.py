@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kills import is_killed_at
-from mail_server import PASSWORD, TOKEN, USER, Postbox, free_port, smtp_server
+from mail_server import PASSWORD, TOKEN, USER, Postbox, free_port, new_home, smtp_server
 from sqlalchemy import Engine, select
 from test_replies import Desk
 
@@ -51,7 +51,7 @@ def box(server: Postbox) -> Postbox:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return Home(root=tmp_path)
+    return new_home(tmp_path)
 
 
 @pytest.fixture
@@ -168,8 +168,7 @@ def test_killed_while_sending_it_sends_nothing_twice(engine: Engine, home: Home,
     steps = 0
     for step in range(1, 60):
         root = home.root / str(step)
-        own = Home(root=root)
-        root.mkdir()
+        own = new_home(root)
         opened = open_database(own)
         ids = drafted(opened, own, f"a{step}@lab.example", f"b{step}@lab.example")
         opened.dispose()

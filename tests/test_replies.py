@@ -19,6 +19,7 @@ import effort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mail_server import new_home
 from sqlalchemy import Engine
 from test_lineup import benchmark, condition
 
@@ -59,7 +60,7 @@ class Desk:
     """A home with mail in it, as intake, queue and rules leave it; every move goes through them where they have one."""
 
     def __init__(self, root: Path) -> None:
-        self.home = Home(root=root)
+        self.home = new_home(root) if not (root / "ranker.db").exists() else Home(root=root)
         self.engine: Engine = open_database(self.home)
         self.benchmark: Benchmark = benchmark()
         self.at = NOW
