@@ -199,8 +199,8 @@ def _record(
 
 def registered_team(session: Session, sender: str) -> str | None:
     """The team that writes from this address; None if none is registered with it."""
-    query = select(Team.name).join(TeamAddress).where(TeamAddress.address == mailbox(sender))
-    return session.scalar(query)
+    addresses = session.execute(select(TeamAddress.address, Team.name).join(Team))
+    return next((name for address, name in addresses if mailbox(address) == mailbox(sender)), None)
 
 
 def _told_apart(session: Session, submission: Submission, arrival: Arrival, claimed: str | None) -> str | None:
