@@ -137,7 +137,7 @@ def lies() -> Iterator[tuple[str, bytes, str]]:
         ("short ZIP64 field", {"stated_size": FULL, "extra": extra(1, b"1234")}, "too short"),
         ("extra field over its end", {"extra": struct.pack("<HH", 9, 99)}, "run over their end"),
     ):
-        yield f"{name} lies", craft(dataclasses.replace(GOOD, **changed)), complaint  # type: ignore[arg-type]
+        yield f"{name} lies", craft(dataclasses.replace(GOOD, **changed)), complaint
     packed = deflated(ENCODER)
     entry = Entry(name="encoder.py", content=ENCODER, method=DEFLATE, packed=packed)
     yield "bytes behind a deflate stream", craft(dataclasses.replace(entry, packed=packed + b"x")), "there is more"
@@ -190,7 +190,7 @@ def layouts() -> Iterator[tuple[str, bytes, str]]:
         ("2**60 entries", {"count64": 2**60}, "entries; at most"),
         ("2**63 bytes", {"length64": 2**63}, "over its own end"),
     ):
-        yield f"ZIP64: {name}", craft(GOOD, end=End(zip64=True, **changed)), complaint  # type: ignore[arg-type]
+        yield f"ZIP64: {name}", craft(GOOD, end=End(zip64=True, **changed)), complaint
 
 
 def _end_that_fits() -> bytes:
@@ -221,7 +221,7 @@ def kinds() -> Iterator[tuple[str, bytes, str]]:
         ("patched data", {"flags": 0x820}, "or that patches"),
         ("a short Unicode field", {"extra": extra(0x7075, b"\1")}, "in its Unicode field"),
     ):
-        yield name, craft(dataclasses.replace(GOOD, **changed)), complaint  # type: ignore[arg-type]
+        yield name, craft(dataclasses.replace(GOOD, **changed)), complaint
     overlong = Entry(name=b"\xc0\xae\xc0\xae/evil.py", content=b"x")
     yield "overlong UTF-8", craft(GOOD, overlong), "marked as UTF-8 and is not"
     hidden = Entry(name=b"caf\x82.py", flags=0, extra=unicode_path("../caf\u00e9.py", b"caf\x82.py"))
@@ -259,13 +259,13 @@ def honest() -> dict[str, tuple[bytes, dict[str, bytes]]]:
 
     def each(*, of: dict[str, bytes] = files, separator: str = "/", **fields: object) -> list[Entry]:
         return [
-            Entry(name=name.replace("/", separator), content=content, method=DEFLATE, **fields)  # type: ignore[arg-type]
+            Entry(name=name.replace("/", separator), content=content, method=DEFLATE, **fields)
             for name, content in of.items()
         ]
 
     apple: dict[str, object] = {"flags": 0, "attributes": 0x4000, "mode": 0o100644, "descriptor": "PKI"}
     litter = [
-        Entry(name=name, content=APPLE_DOUBLE, method=DEFLATE, **apple)  # type: ignore[arg-type]
+        Entry(name=name, content=APPLE_DOUBLE, method=DEFLATE, **apple)
         for name in (
             "__MACOSX/repo/._encoder.py",
             "__MACOSX/._repo",

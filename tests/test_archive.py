@@ -22,7 +22,8 @@ from archives import ENCODER, LIMITS, Entry, contents, craft, extra, quick_folde
 from kills import is_killed_at
 
 from ranker.errors import InfraError, UsageError
-from ranker.intake.archive import MAX_REASONS, unpack
+from ranker.intake.archive import unpack
+from ranker.intake.archive_layout import MAX_REASONS
 from ranker.settings import ArchiveLimits
 
 tmp_path = pytest.fixture(quick_folder)
