@@ -312,7 +312,7 @@ def test_one_address_in_two_messages_is_fetched_once(
     assert submission.received_at == datetime(2026, 2, 12, 23, 1, tzinfo=UTC)
 
 
-def test_what_a_link_leads_to_can_be_wrong(run: Run, engine: Engine, server: LinkServer) -> None:
+def test_what_a_link_leads_to_can_be_wrong(run: Run, home: Home, engine: Engine, server: LinkServer) -> None:
     """A page that asks to sign in is the team's to mend (3) and stands with the link; a server that is down is ours to
     try again (1); a redirect to a private address is refused (2). Each can be tried again by the same command.
     """
@@ -322,6 +322,7 @@ def test_what_a_link_leads_to_can_be_wrong(run: Run, engine: Engine, server: Lin
     assert "asks to sign in" in run("ingest", "--no-check", url, code=REFUSED)
     (link,) = rows(engine, Link)
     assert (link.state, "asks to sign in" in link.why) == (LinkState.FAILED, True)
+    assert [each.name for each in home.links.iterdir() if not each.name.startswith(".")] == []
     assert "503" in run("ingest", "--no-check", url, code=OURS)
     assert "no public address" in run("ingest", "--no-check", url, code=USAGE)
     assert rows(engine, Submission) == []

@@ -17,7 +17,7 @@ from ranker.data.fetch import alone
 from ranker.db.mail import Link, Message
 from ranker.db.models import Submission
 from ranker.db.session import session
-from ranker.errors import UsageError
+from ranker.errors import ParticipantError, UsageError
 from ranker.events import record, whoami
 from ranker.home import Home
 from ranker.intake.arrivals import Arrival
@@ -126,7 +126,11 @@ def fetched(
     """
     folder = home.links / hashlib.sha256(direct(url).encode()).hexdigest()[:16]
     with alone(folder):
-        found = download(url, folder, settings=service.links, private=service.private_hosts, on_bytes=on_bytes)
+        try:
+            found = download(url, folder, settings=service.links, private=service.private_hosts, on_bytes=on_bytes)
+        except ParticipantError:
+            forget(folder)  # it is no ZIP, or too large: nothing to go on with
+            raise
         now = datetime.now(UTC)
         changed = "" if found.changed_at is None else f", last changed there {shown(found.changed_at)[:40]}"
         how = f"its link was fetched from {found.host} at {now:%Y-%m-%d %H:%M:%S} UTC{changed}"
