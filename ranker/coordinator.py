@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from ranker import queue, rules
 from ranker.config import load
@@ -52,11 +53,15 @@ ROOM_EVERY_S = 5.0
 BEATS_PER_LEASE = 8
 SILENCE = 0.75  # of a lease; before it ends, or whoever watches this process takes it for one that hangs
 FAREWELL_S = 5.0
+LOOK_EVERY_S = 1.0
+LEAVING_S = 60.0
 
 
 @dataclass(kw_only=True)
 class Flight:
-    """One attempt on the cluster. `heard`, `beaten`: when it was last heard of, and its lease prolonged (monotonic)."""
+    """One attempt on the cluster. Times are monotonic: when it was last heard of, its lease prolonged (`beaten`), and
+    the database asked whether the job is still ours (`looked`).
+    """
 
     claim: Claim
     stream: Any
@@ -64,6 +69,7 @@ class Flight:
     started: float
     heard: float
     beaten: float
+    looked: float
     place: str | None = None
     ended: Outcome | Failure | None = None
 
@@ -80,8 +86,10 @@ class Coordinator:
     workers: int | None
     performer: tuple[str, ...]
     flights: list[Flight] = field(default_factory=list)
+    _leaving: list[tuple[float, Any]] = field(default_factory=list)
     _room: Room | None = None
     _room_at: float = -ROOM_EVERY_S
+    _claim_at: float = 0.0
     _packer: Packer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +106,7 @@ class Coordinator:
 
     def _work(self, job_ids: Collection[int]) -> int:
         jobs = self._jobs(job_ids)
-        on_gpu = any(condition.device != "cpu" for condition in jobs.values())
+        on_gpu = any(condition.device != "cpu" for _, condition in jobs.values())
         since = time.monotonic()
         while True:
             room = self._room_now(on_gpu=on_gpu)
@@ -107,43 +115,53 @@ class Coordinator:
             elif not self.flights and time.monotonic() - since > self.service.cluster.reconnect_s:
                 raise InfraError(_no_room(room, self.service.cluster.reconnect_s))
             limit = room.jobs if self.workers is None else min(room.jobs, self.workers)
-            while len(self.flights) < limit and self._begin_next(jobs, room):
-                pass
-            if not self.flights and queue.next_due(self.engine, now=_now(), job_ids=list(jobs)) is None:
-                return EXIT_DONE
-            for flight in self._heard():
-                if self._hear(flight) is Fault.ORGANIZER:
-                    return EXIT_ORGANIZER
-            self._miss_the_silent()
+            try:
+                while len(self.flights) < limit and time.monotonic() >= self._claim_at:
+                    self._begin_next(jobs, room)
+                if not self.flights and queue.next_due(self.engine, now=_now(), job_ids=list(jobs)) is None:
+                    return EXIT_DONE
+                for flight in self._heard():
+                    if self._hear(flight) is Fault.ORGANIZER:
+                        return EXIT_ORGANIZER
+                self._look_after()
+            except (
+                SQLAlchemyError
+            ) as error:  # a lock that is held, a disk that is full: leases outlive that for a while
+                log.warning("the database did not answer, and is asked again: %s", error)
+                with self.stop.armed():
+                    time.sleep(LOOK_EVERY_S)
 
-    def _jobs(self, job_ids: Collection[int]) -> dict[int, Condition]:
-        """Under which condition each job is. Raises OrganizerError for checks, which the home's own host does."""
+    def _jobs(self, job_ids: Collection[int]) -> dict[int, tuple[str, Condition]]:
+        """Submission and condition of each job. Raises OrganizerError for checks, which the home's own host does."""
         with session(self.engine, read_only=True) as reading:
             found = reading.scalars(select(Job).where(Job.id.in_(job_ids))).all()
         if any(job.kind != JobKind.EVALUATE or job.condition is None for job in found):
             raise OrganizerError("checks of submissions are done on the database's own host, not on a cluster")
-        return {job.id: Condition.from_json(job.condition) for job in found if job.condition is not None}
+        return {
+            job.id: (job.submission_id, Condition.from_json(job.condition))
+            for job in found
+            if job.condition is not None
+        }
 
     def _room_now(self, *, on_gpu: bool) -> Room:
         if self._room is None or time.monotonic() - self._room_at > ROOM_EVERY_S:
             self._room, self._room_at = self.cluster.room(self.service, on_gpu=on_gpu), time.monotonic()
         return self._room
 
-    def _begin_next(self, jobs: dict[int, Condition], room: Room) -> bool:
-        """Claim a job that is due, and place it; False if there is none.
+    def _begin_next(self, jobs: dict[int, tuple[str, Condition]], room: Room) -> None:
+        """Claim a job that is due, and place it; if there is none, none is looked for during the next second.
 
         Of the jobs that train the very same weights, one at a time: the next finds them.
         """
         busy = {_training(flight.claim.submission_id, flight.claim.condition) for flight in self.flights}
-        with session(self.engine, read_only=True) as reading:
-            owner = dict(reading.execute(select(Job.id, Job.submission_id).where(Job.id.in_(jobs))).all())
-        free = [job for job, condition in jobs.items() if _training(owner[job], condition) not in busy]
+        free = [job for job, (submission, condition) in jobs.items() if _training(submission, condition) not in busy]
         now = time.monotonic()
         claim = queue.claim(
             self.engine, worker=queue.worker_id(), now=_now(), lease_s=self.service.lease_s, job_ids=free
         )
         if claim is None:
-            return False
+            self._claim_at = now + LOOK_EVERY_S
+            return
         folder = run_folder(self.home, claim)
         folder.mkdir(parents=True, exist_ok=True)
         arrivals = Arrivals(folder.parent, folder.name, max_bytes=self.service.cluster.max_result_gb * 1e9)
@@ -151,9 +169,10 @@ class Coordinator:
             stream = self.cluster.start(self._errand(claim, room), room)
         except (RankerError, OSError) as error:
             self._failed(claim, Failure(fault=Fault.INFRA, reasons=(str(error),)))
-            return True
-        self.flights.append(Flight(claim=claim, stream=stream, arrivals=arrivals, started=now, heard=now, beaten=now))
-        return True
+            return
+        self.flights.append(
+            Flight(claim=claim, stream=stream, arrivals=arrivals, started=now, heard=now, beaten=now, looked=now)
+        )
 
     def _errand(self, claim: Claim, room: Room) -> Errand:
         settings = self.service.cluster
@@ -186,13 +205,15 @@ class Coordinator:
             if not self.flights:
                 time.sleep(POLL_S)
                 return []
-            ready = self.cluster.heard([flight.stream for flight in self.flights], POLL_S)
-            return [flight for flight in self.flights if any(flight.stream is each for each in ready)]
+            waiting = [flight for flight in self.flights if flight.ended is not None]  # for the database
+            streams = [flight.stream for flight in self.flights if flight.ended is None]
+            ready = self.cluster.heard(streams, POLL_S) if streams else []
+            return waiting + [flight for flight in self.flights if any(flight.stream is each for each in ready)]
 
     def _hear(self, flight: Flight) -> Fault | None:
         """Take the next thing that a flight tells; returns whose fault it was if that is a failure."""
         try:
-            word = self.cluster.next(flight.stream)
+            word = None if flight.ended is not None else self.cluster.next(flight.stream)
             if word is not None:
                 flight.heard = time.monotonic()
                 self._take(flight, word)
@@ -225,7 +246,7 @@ class Coordinator:
             case {"delivery": told, "checkpoints": checkpoints}:
                 self._beat(flight, None)  # nothing is put in place for an attempt that has lost its job
                 flight.arrivals.put_in_place([Piece(**each) for each in told], checkpoints)
-                if queue.is_asked_back(self.engine, claim):
+                if self._is_asked_back(flight):  # what was delivered is not lost
                     queue.release(self.engine, claim, _now())
                     self._drop(flight)
                 return
@@ -238,8 +259,12 @@ class Coordinator:
             self._beat(flight, progress)
 
     def _beat(self, flight: Flight, progress: Progress | None) -> None:
-        queue.heartbeat(self.engine, flight.claim, now=_now(), lease_s=self.service.lease_s, progress=progress)
-        flight.beaten = time.monotonic()
+        """Prolong the lease. Raises LeaseLostError. The lease outlives some beats that the database did not take."""
+        try:
+            queue.heartbeat(self.engine, flight.claim, now=_now(), lease_s=self.service.lease_s, progress=progress)
+            flight.beaten = time.monotonic()
+        except SQLAlchemyError as error:
+            log.warning("a heartbeat failed and is tried again: %s", error)
 
     def _land(self, flight: Flight) -> Fault | None:
         """Record how a flight ended."""
@@ -293,27 +318,45 @@ class Coordinator:
             return None
         return failure.fault
 
-    def _miss_the_silent(self) -> None:
-        """Give up attempts that were not heard of for most of a lease, and give back those that never began."""
+    def _look_after(self) -> None:
+        """Interrupt what is no longer ours, give up what was not heard of for most of a lease, or never began, and end
+        by force what was interrupted and stays.
+        """
         now = time.monotonic()
-        for flight in list(self.flights):
+        for flight in [flight for flight in self.flights if flight.ended is None]:
+            waits = flight.place is None and now - flight.started < self.service.cluster.start_timeout_s
+            try:
+                if now - flight.looked >= LOOK_EVERY_S:
+                    flight.looked = now
+                    queue.is_asked_back(self.engine, flight.claim)
+                if waits and now - flight.beaten >= self.service.lease_s / BEATS_PER_LEASE:
+                    self._beat(flight, None)
+            except LeaseLostError as error:
+                log.warning("%s", error)
+                flight.arrivals.discard()
+                self._drop(flight)
+                continue
             silent_s = now - flight.heard
-            if flight.place is None and now - flight.started < self.service.cluster.start_timeout_s:
-                if now - flight.beaten >= self.service.lease_s / BEATS_PER_LEASE:
-                    try:
-                        self._beat(flight, None)
-                    except LeaseLostError:
-                        self._drop(flight)
-            elif silent_s >= self.service.lease_s * SILENCE:
+            if not waits and silent_s >= self.service.lease_s * SILENCE:
                 where = flight.place or "the cluster, where it never began"
                 reason = f"attempt {flight.claim.attempt} was not heard of for {silent_s:.0f} s from {where}"
                 self._failed_flight(flight, Failure(fault=Fault.INFRA, reasons=(reason,)))
+        for _, stream in [each for each in self._leaving if each[0] <= now]:
+            self.cluster.end(stream, by_force=True)
+        self._leaving = [each for each in self._leaving if each[0] > now]
+
+    def _is_asked_back(self, flight: Flight) -> bool:
+        try:
+            return queue.is_asked_back(self.engine, flight.claim)
+        except SQLAlchemyError:
+            return False
 
     def _drop(self, flight: Flight) -> None:
         """Think of a flight no more; whatever it still does is interrupted."""
         self.flights.remove(flight)
         if flight.ended is None:
             self.cluster.end(flight.stream)
+            self._leaving.append((time.monotonic() + LEAVING_S, flight.stream))
 
     def _give_back(self) -> None:
         """Queue again what still runs, then interrupt it; sandboxes get a moment to go."""
