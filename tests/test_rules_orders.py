@@ -26,8 +26,8 @@ from ranker.rules.verdicts import Entry, judge
 from ranker.settings import Rules
 from ranker.types import Action, Rule, Ruling, Standing, Status
 
-IN_ORDERS = count("orders in which the facts of a challenge became known", short=12, long=3000)
-FIELDS = count("fields of submissions that were judged at once", short=100, long=10_000)
+IN_ORDERS = count("orders in which the facts of a challenge became known", short=8, long=3000)
+FIELDS = count("fields of submissions that were judged at once", short=60, long=10_000)
 
 # Two lists of teams, with one person in both.
 LISTS = (

@@ -58,7 +58,7 @@ def log(
 def _table(events: list[Event]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("when (UTC)", "who", "did", "to", "details"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in {"when (UTC)", "did", "to"})
     for event in events:
         of = event.submission_id or ""
         if event.job_id is not None:
