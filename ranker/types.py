@@ -357,9 +357,9 @@ class EncoderSource:
 class Progress:
     """What a running job tells its watchers. `done` and `total` count the stage's own unit (clips, steps, items).
 
-    A handler gives the first five; the worker adds the rest (see `ranker.pace`): `rate` in units per second, the highest
-    memory so far of its own process and of the encoder's in 10^9 bytes, `device` ("cpu" or a GPU's UUID), and `moved_at`,
-    the time of the last change of stage, task or count.
+    A handler gives the first five; the worker adds the rest (see `ranker.pace`): `rate` in units per second, the
+    highest memory so far of its own process and of the encoder's in 10^9 bytes, `device` ("cpu" or a GPU's UUID), and
+    `moved_at`, the time of the last change of stage, task or count.
     """
 
     stage: Stage
