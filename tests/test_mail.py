@@ -16,7 +16,7 @@ from letters import Case
 
 from ranker.intake import mail, mail_bodies
 from ranker.intake.mail import Letter, read
-from ranker.intake.mail_bodies import Encoding, Span, content
+from ranker.intake.mail_bodies import Encoding, Span, content, delimiters
 from ranker.intake.mail_kinds import Kind
 from ranker.intake.mail_links import find, is_file
 from ranker.intake.mail_names import MAX_NAME_BYTES, address, decode, file_name, moment, parameters, words
@@ -85,6 +85,29 @@ def test_windows_of_any_size_find_the_same(size: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(mail_bodies, "CHUNK", size)
     assert [payloads(case.data) for case in CORPUS] == expected
     assert len(expected) >= 60
+
+
+def test_a_boundary_that_two_windows_share_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the reading of a body is cut, even within the line end before a boundary, its lines are told once."""
+    body = b"\r\n--b\r\nx\r\n--b \r\n--b\r\n--bb\r\ny\r\n--b--\r\n--b\r\n"
+    expected = list(delimiters(io.BytesIO(body), 2, len(body), b"b"))
+    assert [(body[each.start : each.end], each.closes) for each in expected] == [
+        (b"--b\r\n", False),
+        (b"\r\n--b \r\n", False),
+        (b"\r\n--b\r\n", False),
+        (b"\r\n--b--\r\n", True),
+    ]
+    for size in range(1, len(body) + 2):
+        monkeypatch.setattr(mail_bodies, "CHUNK", size)
+        assert list(delimiters(io.BytesIO(body), 2, len(body), b"b")) == expected, size
+
+
+@pytest.mark.parametrize("kind", ["part", "message"])
+def test_depth_is_bounded_and_told(kind: str) -> None:
+    """Each level is looked through once more than the one around it: so there are few, and one more is noted."""
+    deep, flat = (read(io.BytesIO(nested(mail.MAX_DEPTH + more, kind))) for more in (1, 0))
+    assert "more than 20 deep" in " ".join(deep.notes)
+    assert "more than 20 deep" not in " ".join(flat.notes)
 
 
 @pytest.mark.parametrize(
