@@ -1,8 +1,9 @@
 """What running two jobs side by side gains: `python bench/side_by_side.py --home HOME [--steps N] [--rounds N]`.
 
-The two tracks of one submission, real jobs on the benchmark mini, are done one after another with all threads, then side
-by side with half of them each, again and again in turn; the times stand in docs/results/side_by_side.md. HOME is one in
-which mini is built and one submission was accepted; nothing in it is changed.
+The two tracks of one submission, real jobs on the benchmark mini, are done one after another with all threads, then
+side by side with half of them each, again and again in turn; the times stand in docs/results/side_by_side.md. HOME is
+one in which mini is built and one submission was accepted; nothing in it is changed. Run it on a machine that does
+nothing else: jobs with several threads suffer most from other programs.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 REPORT = Path(__file__).parent.parent / "docs" / "results" / "side_by_side.md"
 RANKER = [sys.executable, "-m", "ranker"]
 
 
-def arm(home: Path, workers: int, steps: int) -> dict[str, object]:
+def arm(home: Path, workers: int, steps: int) -> dict[str, Any]:
     """Do the two jobs in a fresh copy of the home with so many workers; how long it took, and what each job says."""
     with tempfile.TemporaryDirectory(prefix="side-by-side-") as folder:
         copy = Path(folder)
@@ -42,7 +44,7 @@ def arm(home: Path, workers: int, steps: int) -> dict[str, object]:
         return {
             "took": took,
             "threads": [each["threads"] for each in manifests],
-            "memory": [each["peak_memory_gb"] for each in manifests],
+            "memory": [float(each["peak_memory_gb"]) for each in manifests],
             "weights": sorted(each["weights"][:12] for each in manifests),
         }
 
@@ -59,20 +61,21 @@ def main() -> None:
         after, beside = arm(given.home, 1, given.steps), arm(given.home, 2, given.steps)
         rounds.append((load, after, beside))
         print(number, load, after, beside, flush=True)
-    ratios = [float(str(after["took"])) / float(str(beside["took"])) for _, after, beside in rounds]
+    ratios = [after["took"] / beside["took"] for _, after, beside in rounds]
     lines = [
         "# Two jobs side by side, or one after another",
         "",
         f"Written by `bench/side_by_side.py --steps {given.steps} --rounds {given.rounds}` on "
-        f"{datetime.now(UTC):%Y-%m-%d}: the two tracks of one submission on the benchmark mini, {cores} cores, no GPU, no "
-        "sandbox. One after another, a job has all threads; side by side, each has half of them. `load` is the load "
-        "average before the round: what else the machine did.",
+        f"{datetime.now(UTC):%Y-%m-%d}: the two tracks of one submission on the benchmark mini, {cores} cores, no GPU, "
+        "no sandbox. One after another, a job has all threads; side by side, each has half of them. `load` is the load "
+        "average before the round: what else the machine did. Where that is above 1, the gain is too large: threads "
+        "of one job that wait for each other on busy cores lose more than two jobs that do not.",
         "",
-        "| round | load | one after another (s) | side by side (s) | gain | threads of each job | memory of each job (GB) |",
+        "| round | load | one after another (s) | side by side (s) | gain | threads of a job | memory of a job (GB) |",
         "| ---: | ---: | ---: | ---: | ---: | --- | --- |",
         *(
             f"| {number} | {load:.1f} | {after['took']:.0f} | {beside['took']:.0f} | {ratio:.2f} | "
-            f"{after['threads'][0]}, then {beside['threads'][0]} | {', '.join(f'{gb:.1f}' for gb in beside['memory'])} |"
+            f"{after['threads'][0]}, then {beside['threads'][0]} | {max(beside['memory']):.1f} |"
             for number, ((load, after, beside), ratio) in enumerate(zip(rounds, ratios, strict=True), start=1)
         ),
         "",
