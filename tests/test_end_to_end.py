@@ -472,8 +472,8 @@ def test_data_that_changed_is_found(own_copy: Path) -> None:
 
 
 def test_an_organizers_mistake_stops_the_queue_and_is_mended(own_copy: Path) -> None:
-    """Attacks with data that goes missing after the job was queued: exit code 1, no blame on the team, and the same
-    command does it once the data is back.
+    """Attacks with data that goes missing after the job was queued: exit code 1, no blame on the team, nothing is begun
+    until the pause is ended, and the same command does it once the data is back.
     """
     Ranker(own_copy).queue_evaluations(["noise"], Wanted(track="B", limit_steps=2))
     (own_copy / "data/tiny/train.tar").rename(own_copy / "train.tar")
@@ -481,6 +481,9 @@ def test_an_organizers_mistake_stops_the_queue_and_is_mended(own_copy: Path) -> 
     view = asked(own_copy, "show", "noise")
     assert (view["state"], view["evaluations"][0]["fault"]) == ("failed", "organizer")
     (own_copy / "train.tar").rename(own_copy / "data/tiny/train.tar")
+    ranker(own_copy, "evaluate", "noise", "--track", "B", "--limit-steps", "2", code=1)
+    assert asked(own_copy, "show", "noise")["evaluations"][0]["attempt"] == 1
+    ranker(own_copy, "resume")
     ranker(own_copy, "evaluate", "noise", "--track", "B", "--limit-steps", "2")
     assert asked(own_copy, "show", "noise")["state"] == "evaluated"
 

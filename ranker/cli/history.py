@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ranker.db.models import Job
+from ranker.seeds import Spread
 from ranker.types import Ending, Part
 
 if TYPE_CHECKING:
@@ -49,20 +51,18 @@ def seeds(view: SubmissionView) -> list[RenderableType]:
     ]
     parts: list[RenderableType] = [Text("\nfurther seeds, as evidence; the score is that of the first:")]
     parts.append(Text("\n".join(lines)))
-    if view.spreads:
+    for where, found in groupby(view.spreads, key=_where):
         table = Table(box=None, padding=(0, 2, 0, 2))
-        for name in ("track", "task", "metric", "score", "seeds", "mean", "deviation", "lowest", "highest"):
-            table.add_column(name, justify="left" if name in {"track", "task", "metric"} else "right")
-        for each in view.spreads:
-            track = f"{each.benchmark} {each.track}" + ("" if each.part is Part.PUBLIC else f" {each.part}")
+        for name in ("task", "score", "seeds", "mean", "deviation", "lowest", "highest"):
+            table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+        for each in found:
             figures = (each.mean, each.deviation, min(each.values), max(each.values))
-            table.add_row(
-                Text(track),
-                each.task,
-                Text(each.metric),
-                f"{each.values[0]:.3f}",
-                str(len(each.values)),
-                *(f"{figure:.3f}" for figure in figures),
-            )
-        parts.append(table)
+            own, number = f"{each.values[0]:.3f}", str(len(each.values))
+            table.add_row(each.task, own, number, *(f"{figure:.3f}" for figure in figures))
+        parts += [Text(f"  {where}:"), table]
     return parts
+
+
+def _where(spread: Spread) -> str:
+    part = "" if spread.part is Part.PUBLIC else f", {spread.part} part"
+    return f"{spread.benchmark}, track {spread.track}{part}, condition {spread.condition[:8]}"
