@@ -516,7 +516,8 @@ def test_a_folder_of_everything_gives_all_in_a_stable_order(tmp_path: Path) -> N
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_the_messages_of_an_mbox_are_told_apart(tmp_path: Path, end: bytes) -> None:
     """A message begins behind an empty line, at a line that says who and when; what only looks like it is text."""
-    first = b"From: a@b.example\nSubject: 1\n\nhello\nFrom us Fri Nov 20 12:30 2026\n\nFrom here on, all is text\n\nFrom the team: 12:30\n>From quoted\n"
+    first = b"From: a@b.example\nSubject: 1\n\nhello\nFrom us Fri Nov 20 12:30 2026\n\n"
+    first += b"From here on, all is text\n\nFrom the team: 12:30\n>From quoted\n"
     second = b"From: c@d.example\nSubject: 2\n\n" + b"x" * 200_000 + b"\n"
     third = b"From: e@f.example\nSubject: 3\n"
     marks = (
