@@ -29,8 +29,10 @@ def make(folder: Path, *, more: bool) -> dict[str, str]:
         made["wide"] = ("climbs with ..", _wide_names(ENTRIES - 1), bad)
         made["faults"] = ("climbs with ..", ((b"../%d" % i, b"") for i in range(ENTRIES)), None)
         made["accepted"] = ("accepted", _long_names(ENTRIES), None)
+        made["flat"] = ("accepted", _wide_names(ENTRIES), None)
+        made["damaged"] = ("checksum is wrong", _wide_names(ENTRIES - 1), (b"x", b""))
     for name, (_, entries, last) in made.items():
-        _write(folder / f"{name}.zip", itertools.chain(entries, [last] if last else []))
+        _write(folder / f"{name}.zip", itertools.chain(entries, [last] if last else []), crc=int(name == "damaged"))
     zeros = Entry(name="zeros", packed=deflated(bytes(60_000_000)), content=b"", method=8)
     (folder / "content.zip").write_bytes(craft(_stating(zeros, 60_000_000, zlib.crc32(bytes(60_000_000)))))
     huge = Entry(name="a", extra=zip64_extra(2**62), stated_size=0xFFFF_FFFF, local_size=0xFFFF_FFFF)
@@ -61,12 +63,12 @@ def _deep_names(number: int) -> Iterator[tuple[bytes, bytes]]:
     return ((b"%06d" % i + b"/a" * 31, b"") for i in range(number))
 
 
-def _write(path: Path, entries: Iterable[tuple[bytes, bytes]]) -> None:
-    """An archive of empty files, from their names and extra fields."""
+def _write(path: Path, entries: Iterable[tuple[bytes, bytes]], *, crc: int) -> None:
+    """An archive of empty files, from their names and extra fields; `crc` is the checksum of those called x."""
     directory, count, at = bytearray(), 0, 0
     with path.open("wb") as file:
         for name, more in entries:
-            fields = (20, 0x800, 0, 0, 0x21, 0, 0, 0, len(name))
+            fields = (20, 0x800, 0, 0, 0x21, crc if name == b"x" else 0, 0, 0, len(name))
             file.write(struct.pack("<4s5H3I2H", b"PK\3\4", *fields, 0) + name)
             directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", 0x314, *fields, len(more), 0, 0, 0, 0, at) + name + more
             at += 30 + len(name)

@@ -96,9 +96,10 @@ def test_the_digest_sorts_whole_paths(tmp_path: Path) -> None:
 
 
 MEASURE = """
-import pathlib, shutil, sys
+import pathlib, sys
 from ranker.errors import ParticipantError
 from ranker.intake.archive import unpack
+from ranker.intake.staging import remove_tree
 from ranker.settings import ArchiveLimits
 
 def peak():
@@ -113,7 +114,7 @@ for name in sys.argv[2:]:
     except ParticipantError as refusal:
         said = refusal.reasons[0]
     print(name, peak(), said, sep="\\t")
-    shutil.rmtree(folder / name, ignore_errors=True)
+    remove_tree(folder / name)
 """
 
 

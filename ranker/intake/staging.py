@@ -41,22 +41,23 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder and all below it; what cannot be removed stays. Nobody follows a link.
 
     Sandboxes wrote there: folders may be nested deeper than shutil.rmtree recurses (it raises), or than a path can
-    say. So each one is moved up to the first before it is emptied.
+    say, and one may hold fifty thousand long names. So each one is moved up to the first, under a short name, before it
+    is emptied.
     """
     with suppress(OSError):
         top = _opened(str(folder))
         try:
-            waiting = _empty(top, None, "")
             prefix, moved = f".{secrets.token_hex(8)}-", 0
+            waiting = _empty(top, top, f"{prefix}{moved}-")
             while waiting:
                 name = waiting.pop()
                 with suppress(OSError):
                     one = _opened(name, top)
+                    moved += 1
                     try:
                         found = _empty(one, top, f"{prefix}{moved}-")
                     finally:
                         os.close(one)
-                    moved += 1
                     waiting += found
                     os.rmdir(name, dir_fd=top)
         finally:
@@ -74,22 +75,27 @@ def _opened(name: str, parent: int | None = None) -> int:
         os.close(found)
 
 
-def _empty(folder: int, top: int | None, prefix: str) -> list[str]:
-    """Remove the files of an open folder, and move its folders to `top`, if given; the folders' names there."""
-    with os.scandir(folder) as entries:
-        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    found = []
-    for number, (name, is_folder) in enumerate(listed):
-        with suppress(OSError):
-            if not is_folder:
-                os.unlink(name, dir_fd=folder)
-                continue
-            kept = name
-            if top is not None:
-                kept = f"{prefix}{number}"
-                os.close(_opened(name, folder))
-                os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=top)
-            found.append(kept)
+def _empty(folder: int, top: int, prefix: str) -> list[str]:
+    """Remove the files of an open folder, and move its folders to `top`; the folders' names there, which begin with
+    `prefix`. Nothing is listed first, since the names may be many; so it looks again until nothing is left to do.
+    """
+    found: list[str] = []
+    is_changed = True
+    while is_changed:
+        is_changed = False
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(prefix):
+                    continue
+                with suppress(OSError):
+                    if not entry.is_dir(follow_symlinks=False):
+                        os.unlink(entry.name, dir_fd=folder)
+                    else:
+                        os.close(_opened(entry.name, folder))
+                        kept = f"{prefix}{len(found)}"
+                        os.rename(entry.name, kept, src_dir_fd=folder, dst_dir_fd=top)
+                        found.append(kept)
+                    is_changed = True
     return found
 
 
