@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ranker.config import Benchmark
 from ranker.data import store
 from ranker.data.shards import write_shard
 from ranker.errors import InfraError, OrganizerError, ParticipantError
-from ranker.evaluation import adopt_predictions, evaluate
+from ranker.evaluation import _begin, _fixed_threads, adopt_predictions, evaluate
 from ranker.home import Home
 from ranker.intake.archive import describe
 from ranker.job import JobContext, Outcome, SubmissionSnapshot, run_folder
@@ -286,6 +286,25 @@ def test_changed_configuration_is_no_longer_what_was_queued(tmp_path: Path) -> N
     path.write_text(path.read_text().replace("High or low?", "Low or high?"))
     with pytest.raises(OrganizerError, match="configuration of benchmark tiny, track A, changed"):
         evaluate(context)
+
+
+def test_a_machine_with_another_decoder_measures_nothing(tmp_path: Path) -> None:
+    """A node of a cluster on which other packages are installed would give scores of its own under a common name."""
+    place = make_place(tmp_path)
+    other = replace(place.condition(), decoder="0" * 64)
+    with pytest.raises(OrganizerError, match="the decoder of this machine is not the one that job 1 was queued for"):
+        evaluate(place.context(1, condition=other))
+
+
+def test_a_job_keeps_to_the_threads_that_its_executor_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of jobs side by side would be more than the cores: what the executor says bounds the recipe's number, and
+    the first attempt's number stays the job's.
+    """
+    place = make_place(tmp_path, threads=64)
+    for given in ("1", "7"):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        run = _begin(place.context(1))
+        assert _fixed_threads(run) == 1
 
 
 def test_changed_data_and_files_are_no_longer_what_was_queued(tmp_path: Path) -> None:
