@@ -49,7 +49,7 @@ def test_each_message_holds_what_its_program_put_into_it(case: Case) -> None:
     assert tuple((name, whole) for kind, name, whole in found if kind is Kind.ZIP) == case.zips
     assert tuple(name for kind, name, _ in found if kind is Kind.PDF) == case.pdfs
     assert letter.links == case.links
-    assert letter.heading.sender == letter.answer_to == case.sender
+    assert letter.heading.sender == case.sender
     assert not letter.is_automatic
 
 
@@ -368,12 +368,6 @@ def test_what_a_program_wrote_is_not_answered(data: bytes) -> None:
     assert read(io.BytesIO(data)).is_automatic
 
 
-def test_an_answer_goes_where_the_sender_wants_it() -> None:
-    """Reply-To names who waits for an answer; it makes nobody a sender."""
-    letter = read(io.BytesIO(b"From: a@b.example\nReply-To: Team <team@b.example>\n\nhello\n"))
-    assert (letter.heading.sender, letter.answer_to) == ("a@b.example", "team@b.example")
-
-
 def nested(depth: int, kind: str) -> bytes:
     """Parts in parts, or messages in messages."""
     top = b"From: a@b.example\n"
@@ -435,7 +429,7 @@ def test_bombs_end_soon_and_small(name: str) -> None:
 def assert_bounded(letter: Letter) -> None:
     """All that is said fits where it is kept and shown, and holds nothing that a terminal misreads."""
     heading = letter.heading
-    said = [heading.sender, heading.subject, heading.message_id or "", letter.answer_to, *letter.notes, *letter.links]
+    said = [heading.sender, heading.subject, heading.message_id or "", *letter.notes, *letter.links]
     said += [each.name for each in letter.attachments]
     assert all(text.isprintable() for text in said)
     assert max(map(len, said)) <= 2100

@@ -26,7 +26,7 @@ from ranker.home import Home
 from ranker.intake import post
 from ranker.intake.arrivals import Arrival, Found, FoundMessage, FoundZip, Unreadable, expand
 from ranker.intake.ingest import Asked, Ingest
-from ranker.intake.post import Source, Taken, original, take_in, waiting
+from ranker.intake.post import Source, Taken, take_in, waiting
 from ranker.settings import MailSettings, Service
 from ranker.types import Channel, LinkState
 
@@ -103,8 +103,9 @@ def test_a_message_is_kept_recorded_and_handed_out(home: Home, engine: Engine) -
     assert held == [("team.zip", zipped(1), PDF)]
     digest = hashlib.sha256(STAMP + TEAM).hexdigest()
     assert files(home.mail) == [f"{digest}.eml"]
-    assert original(home, taken.message).read_bytes() == STAMP + TEAM
-    assert original(home, taken.message).stat().st_mode & 0o077 == 0
+    kept = home.mail / f"{digest}.eml"
+    assert kept.read_bytes() == STAMP + TEAM
+    assert kept.stat().st_mode & 0o077 == 0
     (row,) = rows(engine)
     assert (row.id, row.digest, row.channel, row.sender) == (digest[:12], digest, Channel.MAIL, "ada@uni.example")
     assert row.arrived_at == datetime(2026, 2, 12, 23, 58, tzinfo=UTC)
@@ -314,7 +315,7 @@ def test_a_message_that_is_too_long_is_kept_and_answered(home: Home, engine: Eng
     assert (taken.arrivals, taken.links) == ((), ())
     assert taken.message.sender == "ada@uni.example"
     assert "at most 1,000 are" in " ".join(taken.notes)
-    assert original(home, taken.message).read_bytes() == TEAM
+    assert (home.mail / f"{taken.message.digest}.eml").read_bytes() == TEAM
 
 
 def test_memory_does_not_grow_with_a_message(home: Home, engine: Engine, tmp_path: Path) -> None:

@@ -70,12 +70,11 @@ class Letter:
     """What a message says and carries.
 
     `heading` is the outer message's; `forwarded` are those inside it, in the order of `Attachment.inside` from 1.
-    `answer_to` is where an answer goes (Reply-To, else From). `trace` is for `ranker.intake.mail_times`.
+    `trace` is for `ranker.intake.mail_times`.
     `attachments` are the ZIPs, PDFs and packed messages; `notes` say what else was found, and what it means.
     """
 
     heading: Heading
-    answer_to: str
     is_automatic: bool
     trace: tuple[tuple[str, str], ...]
     attachments: tuple[Attachment, ...]
@@ -145,7 +144,6 @@ class _Walk:
                 self._note(f"a link in a signature, or in quoted text, was left aside: {line(url, 300)}")
         return Letter(
             heading=self._headings[0],
-            answer_to=address(_first(self._outer, "reply-to")) or self._headings[0].sender,
             is_automatic=self._is_report or _is_automatic(self._outer),
             trace=_trace(self._outer),
             attachments=tuple(self._attachments),

@@ -145,11 +145,6 @@ def waiting(home: Home, engine: Engine) -> list[Path]:
         return [_place(home, digest) for digest in reading.scalars(chosen)]
 
 
-def original(home: Home, message: Message) -> Path:
-    """The file with a message's bytes, as they came."""
-    return _place(home, message.digest)
-
-
 def _place(home: Home, digest: str) -> Path:
     return home.mail / f"{digest}.eml"
 
