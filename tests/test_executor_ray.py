@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import effort
 import pytest
 from executions import Place, lives, place
-from ray_cluster import TestCluster
+from ray_cluster import TestCluster, node_folder
+from sqlalchemy import Engine
 
 from ranker import queue
+from ranker.db.models import Job, Submission
+from ranker.db.session import open_database, session
 from ranker.errors import InfraError, MissingError
+from ranker.executors.local import Local
 from ranker.executors.ray import Ray
 from ranker.home import Home
 from ranker.settings import ClusterSettings, Service
-from ranker.types import Ending, Status
+from ranker.types import Ending, JobKind, SandboxName, Status, digest_json
 
 long_only = pytest.mark.skipif(not effort.LONG, reason="the dear ones of Ray: RANKER_TESTS=long")
 
@@ -143,10 +149,80 @@ def test_files_may_travel_through_a_shared_folder(there: Place) -> None:
     assert any((there.folder / "shared").rglob("*"))
 
 
-def test_a_cluster_that_is_not_there_is_named() -> None:
-    """Attacks an address where nobody answers: one sentence, at once where it is asked for, and without a job begun."""
-    with pytest.raises(InfraError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 .*ray start --head"):
-        Ray(address="127.0.0.1:1").devices(Service(cluster=ClusterSettings(reconnect_s=1)))
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Attacks an address where nobody answers: one sentence, at once or when it has waited long enough, and no job was
+    begun.
+    """
+    with place(tmp_path, None) as here:
+        ids, gone = here.enqueue(1), Ray(address="127.0.0.1:1")
+        service = Service(cluster=ClusterSettings(reconnect_s=1))
+        with pytest.raises(InfraError, match=r"^no Ray cluster answers at 127\.0\.0\.1:1 .*ray start --head"):
+            gone.devices(service)
+        with pytest.raises(InfraError, match=r"^no Ray cluster answers at 127\.0\.0\.1:1 .*ray start --head"):
+            gone.run(here.home, service, ids)
+        assert [(job.status, job.attempt) for job in here.jobs()] == [(Status.QUEUED, 0)]
+
+
+@long_only
+def test_an_evaluation_on_a_cluster_is_that_of_one_machine(tmp_path: Path, cluster: TestCluster) -> None:
+    """Attacks what travels: data, submission and configuration are enough to train to the very same weights and answers
+    as on this machine, and the manifest that came back is the one that was written there.
+    """
+    from test_evaluation import make_place  # with torch, which the other tests here do without
+
+    found = []
+    for name in ("here", "there"):
+        tiny = make_place(tmp_path / name)
+        service = Service(
+            sandbox=SandboxName.NONE,
+            cpu_workers=1,
+            cluster=ClusterSettings(node_folder=node_folder(tmp_path), cpus_per_job=1),
+        )
+        with closing_database(tiny.home) as engine:
+            job = order(engine, tiny)
+            executor = Local(workers=1) if name == "here" else Ray(address=cluster.address)
+            executor.run(tiny.home, service, [job])
+            with session(engine, read_only=True) as reading:
+                done = reading.get_one(Job, job)
+                assert done.status == Status.SUCCEEDED
+                folder = tiny.home.root / (done.result or {})["run"]
+                manifest = json.loads((folder / "manifest.json").read_text())
+                assert digest_json(manifest) == (done.result or {})["manifest_digest"]
+                values = {score.task: (score.value, score.blind, score.items) for score in done.scores}
+        answers = {path.name: path.read_bytes() for path in (folder / "predictions").glob("*.parquet")}
+        found.append((manifest["weights"], values, answers))
+    assert found[0] == found[1]
+    assert len(found[0][2]) >= 1
+
+
+@contextmanager
+def closing_database(home: Home) -> Iterator[Engine]:
+    engine = open_database(home)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def order(engine: Engine, tiny: Any) -> int:
+    """Queue the evaluation of a submission whose check has just succeeded."""
+    now, snapshot = datetime.now(UTC), tiny.context(1).submission
+    team, name = snapshot.id, "x.zip"
+    with session(engine) as writing:
+        writing.add(
+            Submission(
+                id=context.submission.id, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=now
+            )
+        )
+        queue.enqueue(writing, submission_id=team, kind=JobKind.CHECK, condition=None, seed=0, now=now)
+    claim = queue.claim(engine, worker=queue.worker_id(), now=now, lease_s=60.0)
+    assert claim is not None
+    queue.finish(engine, claim, now=now, result=snapshot.check or {}, scores=())
+    with session(engine) as writing:
+        condition = tiny.condition()
+        return queue.enqueue(
+            writing, submission_id=team, kind=JobKind.EVALUATE, condition=condition, seed=42, now=now
+        ).id
 
 
 def test_without_the_extra_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
