@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import email.message
+import errno
 import http.client
 import json
 import re
@@ -34,6 +35,7 @@ from ranker.settings import LinkSettings
 MAX_REDIRECTS = 10
 ATTEMPTS = 5
 _PIECE = 1 << 16
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _FOR_LATER = {408, 425, 429}
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<total>\d+)")
@@ -287,8 +289,9 @@ def _ended(bounds: _Bounds, url: str) -> Iterator[None]:
     except OSError as error:
         if bounds.left_s <= 0:
             raise _out_of_time(url, bounds) from error
+        advice = "; is the disk full?" if error.errno in _NO_ROOM else ""
         raise InfraError(
-            f"{shown(url)} could not be fetched: {error}; what came is kept, and the same command goes on there"
+            f"{shown(url)} could not be fetched: {error}{advice}; what came is kept, and the same command goes on there"
         ) from error
 
 

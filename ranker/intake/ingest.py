@@ -29,7 +29,7 @@ from ranker.intake.download import shown as shown_url
 from ranker.intake.links import LinkView
 from ranker.intake.post import Taken as Letter
 from ranker.intake.post import take_in, waiting
-from ranker.intake.receive import Received, handed_in, known, receive
+from ranker.intake.receive import Received, handed_in, known, receive, tidy
 from ranker.rules.judging import judge
 from ranker.settings import Service
 from ranker.types import Channel
@@ -75,6 +75,8 @@ class Ingest:
 
         Where our own machinery fails (a full disk), the rest is not tried: it would fail too.
         """
+        with _ours():
+            tidy(self.home)
         earlier = replace(self, asked=Asked()).left_over()  # what was said belongs to what is handed in now
         for taken in chain(earlier, self._all(handed, numbers)):
             yield taken

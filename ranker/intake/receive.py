@@ -26,7 +26,7 @@ from ranker.home import Home
 from ranker.intake.archive_names import odd_characters
 from ranker.intake.arrivals import Arrival
 from ranker.intake.hosts import is_newer_than_check
-from ranker.intake.staging import place, staging_folder
+from ranker.intake.staging import place, staging_folder, sweep
 from ranker.rules.names import mailbox
 from ranker.types import Action, Channel, JobKind, Status
 
@@ -136,6 +136,11 @@ def given(team: str | None, encoder: str | None) -> str | None:
     if encoder is not None and (odd_characters(encoder) or not _ENCODER.fullmatch(encoder) or len(encoder) > 300):
         raise UsageError(f"--encoder {encoder!r} is not understood; expected FILE.py or FILE.py:CLASS")
     return None if team is None else team_name(team)
+
+
+def tidy(home: Home) -> None:
+    """Remove what killed processes were about to keep. Raises OSError."""
+    sweep(home.submissions, _STAGING_PREFIX)
 
 
 @contextmanager

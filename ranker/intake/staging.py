@@ -22,7 +22,7 @@ def staging_folder(parent: Path, prefix: str) -> Iterator[Path]:
     of the same prefix are removed first. Raises OSError.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent, prefix)
+    sweep(parent, prefix)
     folder, lock = _locked_folder(parent, prefix)
     try:
         yield folder
@@ -124,7 +124,8 @@ def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         os.close(lock)  # swept between its opening and its locking
 
 
-def _sweep(parent: Path, prefix: str) -> None:
+def sweep(parent: Path, prefix: str) -> None:
+    """Remove the staging folders of killed processes. Raises OSError."""
     for folder in parent.glob(f"{prefix}*"):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
