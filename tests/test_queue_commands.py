@@ -136,6 +136,7 @@ def test_a_teams_own_failure_is_tried_again_only_if_that_is_said(typed: Type, en
     said = typed("retry", "team")
     assert "job 2 is left as it is: it failed by its team's own fault (because): --again" in said
     assert statuses(engine)[1:3] == [Status.FAILED, Status.QUEUED]
+    assert "job 2: it has failed (fault: participant)" in typed("cancel", "2", code=2)
     typed("retry", "2", "--again")
     assert statuses(engine)[1:3] == [Status.QUEUED, Status.QUEUED]
     assert logged(engine, Action.RETRY)[-1][2]["again"] is True
@@ -298,6 +299,7 @@ SCRIPT = """
 import sys
 from ranker import queue
 from ranker.job import Outcome
+from ranker.db.place import database_url
 from ranker.db.session import connect, session
 from ranker.types import JobKind
 from ranker.worker import main
@@ -306,7 +308,7 @@ from functools import cache
 
 def handler(context):
     if context.claim.seed == 0:  # what another terminal queues while this one works
-        engine = connect(context.home.database_path)
+        engine = connect(database_url(context.home))
         with session(engine) as writing:
             queue.enqueue(writing, submission_id="aaaaaaaaaaaa", kind=JobKind.CHECK, condition=None, seed=1,
                           now=datetime.now(UTC))
