@@ -207,13 +207,10 @@ def closing_database(home: Home) -> Iterator[Engine]:
 def order(engine: Engine, tiny: Any) -> int:
     """Queue the evaluation of a submission whose check has just succeeded."""
     now, snapshot = datetime.now(UTC), tiny.context(1).submission
-    team, name = snapshot.id, "x.zip"
+    team = snapshot.id
     with session(engine) as writing:
-        writing.add(
-            Submission(
-                id=context.submission.id, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=now
-            )
-        )
+        row = Submission(id=team, digest=snapshot.digest, team="team", file_name="x.zip", size_bytes=1, received_at=now)
+        writing.add(row)
         queue.enqueue(writing, submission_id=team, kind=JobKind.CHECK, condition=None, seed=0, now=now)
     claim = queue.claim(engine, worker=queue.worker_id(), now=now, lease_s=60.0)
     assert claim is not None
