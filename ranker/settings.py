@@ -180,6 +180,18 @@ class Rules(Strict):
         return None if self.deadline is None else Deadline.parse(self.deadline)
 
 
+class DatabaseSettings(Strict):
+    """Where the database is. Its password stands in no YAML file: see `ranker.db.place`."""
+
+    url: str | None = Field(
+        default=None,
+        description="postgresql+psycopg://USER@HOST/DATABASE; None: ranker.db of the home; RANKER_DATABASE goes before",
+    )
+    secret_file: Path | None = Field(
+        default=None, description="mode 0600, holds the password; None: RANKER_DATABASE_SECRET, or ~/.pgpass"
+    )
+
+
 class ClusterSettings(Strict):
     """How jobs run on the machines of a Ray cluster; see docs/cluster.md. Paths are the same on every node."""
 
@@ -237,3 +249,4 @@ class Service(Strict):
     )
     gpu_job_memory_gb: Share = Field(default=38.0, description="GiB that one job needs, its trainer and its encoder")
     cluster: ClusterSettings = ClusterSettings()
+    database: DatabaseSettings = DatabaseSettings()

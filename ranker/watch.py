@@ -119,8 +119,10 @@ def nothing(now: datetime) -> Look:
 def _troubled(session: Session) -> list[Job]:
     """The last to fail, and first of the waiting the last that failed an attempt."""
     whole = select(Job).options(joinedload(Job.submission))
-    again = whole.where(Job.status == Status.QUEUED, Job.infra_failures > 0).order_by(Job.not_before.desc())
-    failed = whole.where(Job.status == Status.FAILED, Job.fault.is_not(None)).order_by(Job.finished_at.desc())
+    again = whole.where(Job.status == Status.QUEUED, Job.infra_failures > 0)
+    again = again.order_by(Job.not_before.desc().nulls_last(), Job.id)
+    failed = whole.where(Job.status == Status.FAILED, Job.fault.is_not(None))
+    failed = failed.order_by(Job.finished_at.desc().nulls_last(), Job.id)
     found = [*session.scalars(again.limit(TROUBLES)), *session.scalars(failed.limit(TROUBLES))]
     return found[:TROUBLES]
 

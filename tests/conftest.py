@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest_plugins = ["engine", "effort", "attack_world", "ray_cluster"]
+pytest_plugins = ["engine", "effort", "attack_world", "ray_cluster", "postgres"]
 
 
 @pytest.fixture(autouse=True)

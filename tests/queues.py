@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from postgres import restored, saved
 from sqlalchemy import Engine, select
 
 from ranker import queue
 from ranker.db.models import Job, JobAttempt, Pause, Submission
-from ranker.db.session import connect, open_database, session
+from ranker.db.session import open_database, session
 from ranker.home import Home
 from ranker.queue import Claim, NewScore
 from ranker.types import Condition, Fault, JobKind, Precision, Status
@@ -57,14 +58,12 @@ def _template() -> bytes:
             team = Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW)
             writing.add(team)
         engine.dispose()  # the last connection puts the write-ahead log into the file
-        return home.database_path.read_bytes()
+        return saved(home)
 
 
 def new_database(root: Path) -> Engine:
-    """A migrated database with one submission: the bytes of one that was made before, since migrations take time."""
-    path = Home(root=root).database_path
-    path.write_bytes(_template())
-    return connect(path)
+    """A migrated database with one submission: a copy of one that was made before, since migrations take time."""
+    return restored(_template(), Home(root=root))
 
 
 @pytest.fixture

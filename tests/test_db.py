@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, select, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from postgres import sqlite_only
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ranker.db.migrate import current_revision, head_revision, migrate
 from ranker.db.models import Job, Submission
+from ranker.db.place import database_url
 from ranker.db.schema import Base
 from ranker.db.session import connect, open_database, session
 from ranker.errors import UsageError
@@ -76,6 +78,7 @@ def test_migrations_give_the_models(engine: Engine) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
+@sqlite_only
 def test_migrations_give_the_checks_too(engine: Engine, home: Home) -> None:
     """Attacks drift that alembic is blind to: the SQL of every table, with its CHECK constraints, is the models'."""
     with closing(sqlite3.connect(home.database_path)) as connection:
@@ -93,7 +96,7 @@ def test_migrations_give_the_checks_too(engine: Engine, home: Home) -> None:
 def test_opening_again_makes_no_backup(engine: Engine, home: Home) -> None:
     """Attacks a backup at every start: a database at head is left alone."""
     assert current_revision(engine) == head_revision()
-    assert migrate(engine, home.database_path) is None
+    assert migrate(engine) is None
     assert list(home.root.glob("*.backup-*")) == []
 
 
@@ -124,10 +127,13 @@ def test_an_old_database_is_backed_up_and_migrated(engine: Engine, home: Home, t
     """Attacks a backup by file copy: a row that is only in the log must be in the copy, at the old revision."""
     with session(engine) as writing:
         writing.add(submission())
-    copy = migrate(engine, home.database_path, scripts_with_a_further_revision(tmp_path))
+    copy = migrate(engine, scripts_with_a_further_revision(tmp_path))
+    assert current_revision(engine) == FURTHER
+    if engine.dialect.name != "sqlite":  # a server has backups of its own
+        assert copy is None
+        return
     assert copy is not None
     assert re.fullmatch(rf"ranker\.db\.backup-{head_revision()}-\d{{8}}T\d{{12}}Z", copy.name)
-    assert current_revision(engine) == FURTHER
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT team FROM submission").fetchall() == [("team",)]
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(head_revision(),)]
@@ -138,21 +144,22 @@ def test_a_migration_that_fails_leaves_the_old_database(engine: Engine, home: Ho
     """Attacks half a migration: a table made before the failure is gone again, and the revision is the old one."""
     scripts = scripts_with_a_further_revision(tmp_path, more="raise RuntimeError('half-way')")
     with pytest.raises(RuntimeError, match="half-way"):
-        migrate(engine, home.database_path, scripts)
+        migrate(engine, scripts)
     assert current_revision(engine) == head_revision()
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM sqlite_master WHERE name = 'extra'")).scalar() == 0
+        assert not inspect(connection).has_table("extra")
 
 
 def test_a_database_from_the_future_is_refused(engine: Engine, home: Home, tmp_path: Path) -> None:
     """Attacks an old ranker writing to a newer one's tables; the message says what to do, and no backup is made."""
-    migrate(engine, home.database_path, scripts_with_a_further_revision(tmp_path))
+    migrate(engine, scripts_with_a_further_revision(tmp_path))
     before = sorted(home.root.glob("*.backup-*"))
     with pytest.raises(UsageError, match=rf"revision {FURTHER}.*up to {head_revision()}.*newer ranker"):
         open_database(home)
     assert sorted(home.root.glob("*.backup-*")) == before
 
 
+@sqlite_only
 def test_a_file_that_is_no_database_is_refused(home: Home) -> None:
     """Attacks a traceback for a damaged file, and any change to it."""
     home.root.mkdir()
@@ -168,7 +175,7 @@ def test_many_processes_may_open_a_new_database_at_once(home: Home) -> None:
     script += "from ranker.db.session import open_database; open_database(Home(root=Path(sys.argv[1]))).dispose()"
     processes = [subprocess.Popen([sys.executable, "-c", script, str(home.root)]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
-    engine = connect(home.database_path)
+    engine = connect(database_url(home))
     assert current_revision(engine) == head_revision()
     engine.dispose()
 
@@ -215,7 +222,7 @@ def test_a_reader_cannot_write_and_does_not_wait(engine: Engine) -> None:
         writing.flush()
         with session(engine, read_only=True) as reading:
             assert reading.scalars(select(Submission)).all() == []
-    with pytest.raises(OperationalError, match="readonly"), session(engine, read_only=True) as reading:
+    with pytest.raises(DBAPIError, match=r"read-?only"), session(engine, read_only=True) as reading:
         reading.add(submission("b"))
     with session(engine) as writing:
         writing.add(submission("b"))
@@ -243,7 +250,7 @@ def test_states_that_contradict_themselves_are_refused(engine: Engine, wrong: di
     """Attacks rows that no reader could make sense of: the database itself refuses them."""
     with session(engine) as writing:
         writing.add(submission())
-    with pytest.raises(IntegrityError, match="CHECK"), session(engine) as writing:
+    with pytest.raises(IntegrityError, match=r"(?i)check"), session(engine) as writing:
         writing.add(Job(**{"key": "k", "submission_id": "a" * 12, "kind": JobKind.CHECK, "created_at": NOW} | wrong))
 
 

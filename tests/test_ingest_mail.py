@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from link_server import LinkServer, link_server, plain, redirect, refusal
+from postgres import restored, saved
 from sqlalchemy import Engine, select
 
 from ranker import queue
@@ -21,6 +22,7 @@ from ranker.cli import main
 from ranker.data.fetch import Transfer
 from ranker.db.mail import Delivery, Link, Message
 from ranker.db.models import Job, Submission
+from ranker.db.place import database_url
 from ranker.db.rules import Event, Team, TeamAddress
 from ranker.db.session import connect, open_database, session
 from ranker.errors import InfraError, ParticipantError, UsageError
@@ -60,17 +62,17 @@ def letter(
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("template")
-    open_database(Home(root=home)).dispose()
-    return home / "ranker.db"
+def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    home = Home(root=tmp_path_factory.mktemp("template"))
+    open_database(home).dispose()
+    return saved(home)
 
 
 @pytest.fixture
-def home(tmp_path: Path, template: Path) -> Home:
+def home(tmp_path: Path, template: bytes) -> Home:
     root = tmp_path / "home"
     (root / "configs").mkdir(parents=True)
-    (root / "ranker.db").write_bytes(template.read_bytes())
+    restored(template, Home(root=root)).dispose()
     (root / "configs" / "service.yaml").write_text(
         "links: {allow_http: true}\nprivate_hosts: [127.0.0.1]\nmail: {own_servers: [mx.challenge.example]}\n"
     )
@@ -79,7 +81,7 @@ def home(tmp_path: Path, template: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = connect(home.database_path)
+    engine = connect(database_url(home))
     yield engine
     engine.dispose()
 

@@ -17,9 +17,11 @@ import pytest
 from effort import count
 from kills import is_killed_at
 from letters import PDF, Case, attached, mixed, part, text, zipped
+from postgres import restored, saved
 from sqlalchemy import Engine, select
 
 from ranker.db.mail import Link, Message
+from ranker.db.place import database_url
 from ranker.db.session import connect, open_database, session
 from ranker.errors import InfraError, RankerError, UsageError
 from ranker.home import Home
@@ -48,20 +50,20 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A home's new database, made once."""
     home = Home(root=tmp_path_factory.mktemp("blank"))
     open_database(home).dispose()
-    return home.database_path.read_bytes()
+    return saved(home)
 
 
 @pytest.fixture
 def home(tmp_path: Path, blank: bytes) -> Home:
     made = Home(root=tmp_path / "home")
     made.root.mkdir()
-    made.database_path.write_bytes(blank)
+    restored(blank, made).dispose()
     return made
 
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = connect(home.database_path)
+    engine = connect(database_url(home))
     yield engine
     engine.dispose()
 
@@ -343,10 +345,10 @@ def test_killed_anywhere_it_is_completed_and_leaves_nothing_else(home: Home, eng
     engine.dispose()
     source = home.root / "incoming.eml"
     source.write_bytes(TEAM)
-    step, clean = 0, home.database_path.read_bytes()
+    step, clean = 0, saved(home)
 
     def action(touch: Callable[[], None]) -> None:
-        own = connect(home.database_path)
+        own = connect(database_url(home))
         take(home, own, source, look=lambda _: touch())
         touch()
         own.dispose()
@@ -355,12 +357,10 @@ def test_killed_anywhere_it_is_completed_and_leaves_nothing_else(home: Home, eng
         step += 1
         for path in [*home.mail.rglob("*")] if home.mail.is_dir() else []:
             assert path.is_dir() or path.unlink() is None
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{home.database_path}{suffix}").unlink(missing_ok=True)
-        home.database_path.write_bytes(clean)
+        restored(clean, home).dispose()
         if not is_killed_at(step, home.root, action):
             break
-        again = connect(home.database_path)
+        again = connect(database_url(home))
         before = rows(again)
         held: list[tuple[str, bytes, bytes | None]] = []
         taken = take(home, again, source, now=LATER, look=lambda found, held=held: held.extend(bytes_of(found)))

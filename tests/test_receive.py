@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from kills import is_killed_at
+from postgres import restored, saved
 from sqlalchemy import Engine, event, select
 
 from ranker import queue
 from ranker.db.models import Job, Submission
+from ranker.db.place import database_url
 from ranker.db.session import connect, open_database, session
 from ranker.errors import LeaseLostError, ParticipantError, UsageError
 from ranker.home import Home
@@ -32,18 +34,17 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A new database, made once."""
     home = Home(root=tmp_path_factory.mktemp("template"))
     open_database(home).dispose()
-    return home.database_path
+    return saved(home)
 
 
 @pytest.fixture
-def engine(home: Home, template: Path) -> Iterator[Engine]:
+def engine(home: Home, template: bytes) -> Iterator[Engine]:
     home.root.mkdir()
-    shutil.copy(template, home.database_path)
-    engine = connect(home.database_path)
+    engine = restored(template, home)
     yield engine
     engine.dispose()
 
@@ -77,13 +78,12 @@ def take(
         return receive(home, writing, arrival, team=team, encoder=encoder, now=now)
 
 
-def finish_check(engine: Engine, fault: Fault | None) -> None:
+def finish_check(home: Home, engine: Engine, fault: Fault | None) -> None:
     """Claim the one queued check and end it: with a tree and a result, or by `fault`."""
     claim = queue.claim(engine, worker="w", now=NOW, lease_s=60)
     assert claim is not None
     if fault is None:
-        assert engine.url.database is not None
-        (Path(engine.url.database).parent / "submissions" / DIGEST / "tree").mkdir(exist_ok=True)
+        (home.submissions / DIGEST / "tree").mkdir(exist_ok=True)
         queue.finish(engine, claim, now=NOW, result={"found": 1}, scores=[])
     else:
         queue.fail(engine, claim, now=NOW, fault=fault, reasons=["no"], max_infra_attempts=1, retry_delay_s=1)
@@ -137,17 +137,17 @@ def test_odd_characters_of_a_file_name_are_spelled_out(home: Home, engine: Engin
 def test_a_tree_that_is_gone_is_unpacked_and_checked_again(home: Home, engine: Engine, archive: Path) -> None:
     """The advice of an evaluation that misses it, to ingest the ZIP again, leads somewhere; once, not for ever."""
     take(home, engine, archive)
-    finish_check(engine, None)
+    finish_check(home, engine, None)
     (submission_folder(home, DIGEST) / "tree").rmdir()
     assert take(home, engine, archive).is_queued
-    finish_check(engine, None)
+    finish_check(home, engine, None)
     assert not take(home, engine, archive).is_queued
 
 
 def test_a_finished_check_is_not_repeated(home: Home, engine: Engine, archive: Path) -> None:
     """Sending the same again asks nothing new, whether the check accepted or refused it."""
     take(home, engine, archive, encoder="a.py")
-    finish_check(engine, Fault.PARTICIPANT)
+    finish_check(home, engine, Fault.PARTICIPANT)
     assert not take(home, engine, archive, encoder="a.py").is_queued
     assert only_job(engine).status == Status.FAILED
 
@@ -156,7 +156,7 @@ def test_a_finished_check_is_not_repeated(home: Home, engine: Engine, archive: P
 def test_a_check_that_failed_by_our_fault_is_repeated(home: Home, engine: Engine, archive: Path, fault: Fault) -> None:
     """Where we failed, the same command is the way to try again."""
     take(home, engine, archive)
-    finish_check(engine, fault)
+    finish_check(home, engine, fault)
     assert take(home, engine, archive).is_queued
     assert only_job(engine).status == Status.QUEUED
 
@@ -165,7 +165,7 @@ def test_a_check_that_failed_by_our_fault_is_repeated(home: Home, engine: Engine
 def test_another_encoder_is_checked_again(home: Home, engine: Engine, archive: Path, ended: Fault | None) -> None:
     """A changed override is recorded, and neither the old acceptance nor the old refusal answers for it."""
     take(home, engine, archive, encoder="a.py")
-    finish_check(engine, ended)
+    finish_check(home, engine, ended)
     assert take(home, engine, archive, encoder="b.py:Encoder").is_queued
     assert only_submission(engine).encoder_override == "b.py:Encoder"
     job = only_job(engine)
@@ -193,7 +193,7 @@ def test_no_word_on_the_encoder_keeps_the_old_one(home: Home, engine: Engine, ar
 def test_another_encoder_after_an_evaluation_is_refused(home: Home, engine: Engine, archive: Path) -> None:
     """Scores of one encoder never come to stand for another one of the same ZIP."""
     received = take(home, engine, archive, encoder="a.py")
-    finish_check(engine, None)
+    finish_check(home, engine, None)
     condition = Condition(
         benchmark="mini",
         track="A",
@@ -226,7 +226,7 @@ def test_a_report_can_follow_and_be_replaced(home: Home, engine: Engine, archive
     kept = submission_folder(home, DIGEST) / "report.pdf"
     take(home, engine, archive)
     for content, queued in ((b"%PDF-1.7 first", True), (b"%PDF-1.7 second", True), (b"%PDF-1.7 second", False)):
-        finish_check(engine, None) if only_job(engine).status == Status.QUEUED else None
+        finish_check(home, engine, None) if only_job(engine).status == Status.QUEUED else None
         report.write_bytes(content)
         assert take(home, engine, archive, report=report).is_queued is queued
         assert kept.read_bytes() == content
@@ -301,13 +301,13 @@ def test_copying_does_not_hold_the_database(home: Home, engine: Engine, archive:
 
 
 def test_a_kill_at_any_step_is_completed_by_the_same_call(
-    tmp_path: Path, archive: Path, report: Path, template: Path
+    tmp_path: Path, archive: Path, report: Path, template: bytes
 ) -> None:
     """SIGKILL before each file operation and around the commit: a second call finds or completes everything, once."""
 
     def attempt(home: Home) -> Callable[[Callable[[], None]], None]:
         def action(touch: Callable[[], None]) -> None:
-            engine = connect(home.database_path)
+            engine = connect(database_url(home))
             event.listen(engine, "commit", lambda _connection: touch())
             take(home, engine, archive, report=report, encoder="a.py")
             touch()
@@ -318,10 +318,10 @@ def test_a_kill_at_any_step_is_completed_by_the_same_call(
     while True:
         home = Home(root=tmp_path / f"home{step}")
         home.root.mkdir()
-        shutil.copy(template, home.database_path)
+        restored(template, home).dispose()
         if not is_killed_at(step, home.root, attempt(home)):
             break
-        engine = connect(home.database_path)
+        engine = connect(database_url(home))
         take(home, engine, archive, report=report, encoder="a.py")
         assert only_job(engine).status == Status.QUEUED
         assert only_submission(engine).report_digest == hashlib.sha256(report.read_bytes()).hexdigest()

@@ -16,7 +16,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("team", sa.String(length=300), nullable=False),
         sa.Column("file_name", sa.String(length=300), nullable=False),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("received_at", sa.DateTime(), nullable=False),
         sa.Column("encoder_override", sa.String(length=300), nullable=True),
         sa.Column("report_digest", sa.String(length=64), nullable=True),

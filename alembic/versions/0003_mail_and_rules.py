@@ -11,7 +11,7 @@ depends_on = None
 KEPT = "what was done stays written: rows of event are only ever added"
 POSTGRESQL = f"""
 CREATE FUNCTION event_is_kept() RETURNS trigger AS $$
-BEGIN RAISE EXCEPTION '{KEPT}'; END
+BEGIN RAISE EXCEPTION '{KEPT}' USING ERRCODE = 'integrity_constraint_violation'; END
 $$ LANGUAGE plpgsql;
 """
 
@@ -210,3 +210,5 @@ def downgrade() -> None:
     op.drop_table("delivery")
     op.drop_table("team")
     op.drop_table("message")
+    if op.get_bind().dialect.name != "sqlite":
+        op.execute("DROP FUNCTION event_is_kept()")

@@ -20,10 +20,12 @@ MOVE = "a job cannot make this move"
 KEPT = "an attempt that has ended stays as it is"
 POSTGRESQL = f"""
 CREATE FUNCTION job_moves() RETURNS trigger AS $$
-BEGIN IF {FORBIDDEN_MOVE} THEN RAISE EXCEPTION '{MOVE}'; END IF; RETURN NEW; END
+BEGIN
+IF {FORBIDDEN_MOVE} THEN RAISE EXCEPTION '{MOVE}' USING ERRCODE = 'integrity_constraint_violation'; END IF;
+RETURN NEW; END
 $$ LANGUAGE plpgsql;
 CREATE FUNCTION attempt_is_kept() RETURNS trigger AS $$
-BEGIN RAISE EXCEPTION '{KEPT}'; END
+BEGIN RAISE EXCEPTION '{KEPT}' USING ERRCODE = 'integrity_constraint_violation'; END
 $$ LANGUAGE plpgsql;
 CREATE TRIGGER job_moves BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION job_moves();
 CREATE TRIGGER attempt_no_update BEFORE UPDATE ON job_attempt FOR EACH ROW WHEN (OLD.ending IS NOT NULL)

@@ -1,4 +1,4 @@
-"""Bringing a database to the newest revision, with a copy of the old one put aside first."""
+"""Bringing a database to the newest revision; of a SQLite file, a copy is put aside first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.schema import CreateSchema
 
+from ranker.db.place import described, schema_of
 from ranker.errors import UsageError
 from ranker.home import asset
 
@@ -31,11 +33,12 @@ def current_revision(engine: Engine) -> str | None:
         return _revision(connection)
 
 
-def migrate(engine: Engine, path: Path, scripts: Path | None = None) -> Path | None:
+def migrate(engine: Engine, scripts: Path | None = None) -> Path | None:
     """Bring the database to `head_revision(scripts)`; returns where the copy of the old file is, if one had to be made.
 
     All of it is one transaction under the write lock: a kill leaves the old database, and of two processes that open
-    it at once, one migrates while the other waits. Raises UsageError if the file is no database, or a newer ranker's.
+    it at once, one migrates while the other waits. On PostgreSQL no copy is made: backups are the server's, and that
+    transaction takes back what fails. Raises UsageError if the file is no database, or a newer ranker's.
     """
     try:
         head = head_revision(scripts)
@@ -45,26 +48,44 @@ def migrate(engine: Engine, path: Path, scripts: Path | None = None) -> Path | N
             found = _revision(connection)  # again: another process may have migrated while we waited for the lock
             if found == head:
                 return None
-            _refuse_the_future(found, head, path, scripts)
-            copy = None if found is None else _back_up(path, found)
+            _refuse_the_future(found, head, engine, scripts)
+            copy = None
+            if engine.dialect.name == "sqlite":
+                copy = None if found is None else _back_up(Path(str(engine.url.database)), found)
+            elif found is None:
+                prepare_server(connection, engine)
             command.upgrade(_config(scripts, connection), "head")
             return copy
     except DatabaseError as error:
         if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(error.orig, sqlite3.OperationalError):
             raise UsageError(
-                f"{path} is not a readable SQLite database ({error.orig}); "
+                f"{engine.url.database} is not a readable SQLite database ({error.orig}); "
                 "restore it from a ranker.db.backup-* file beside it"
             ) from error
         raise
 
 
-def _refuse_the_future(found: str | None, head: str, path: Path, scripts: Path | None) -> None:
+def _refuse_the_future(found: str | None, head: str, engine: Engine, scripts: Path | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config(scripts)).walk_revisions()}
     if found is not None and found not in known:
+        older = "an older copy (ranker.db.backup-*)" if engine.dialect.name == "sqlite" else "an older dump of it"
         raise UsageError(
-            f"{path} is at revision {found}, this ranker knows revisions up to {head}: "
-            "a newer ranker wrote it; install that version, or restore an older copy (ranker.db.backup-*)"
+            f"{described(engine.url)} is at revision {found}, this ranker knows revisions up to {head}: "
+            f"a newer ranker wrote it; install that version, or restore {older}"
         )
+
+
+def prepare_server(connection: Connection, engine: Engine) -> None:
+    """What a new database on a server needs: text of any language, and the schema that the URL chose."""
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise UsageError(
+            f"the database {described(engine.url)} stores text as {encoding}; expected UTF8, for names of any "
+            "language: make another with `createdb --encoding UTF8 --template template0 NAME`"
+        )
+    schema = schema_of(engine.url)
+    if schema is not None:
+        connection.execute(CreateSchema(schema, if_not_exists=True))
 
 
 def _revision(connection: Connection) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Float,
@@ -36,7 +37,7 @@ class Submission(Base):
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     team: Mapped[str] = mapped_column(String(300))
     file_name: Mapped[str] = mapped_column(String(300))
-    size_bytes: Mapped[int] = mapped_column(Integer)
+    size_bytes: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"))  # SQLite has one width
     received_at: Mapped[datetime] = mapped_column(UtcDateTime)
     encoder_override: Mapped[str | None] = mapped_column(String(300))
     report_digest: Mapped[str | None] = mapped_column(String(64))

@@ -60,13 +60,13 @@ def claim(
     `job_ids`: only one of these (a set, if they are many). None if there is none, or while the queue is paused. Workers
     that ask in vain take no lock.
     """
-    with _reading(engine) as looking:
-        if next(_due(looking, now, job_ids), None) is None:
+    with _reading(engine) as looking, _due(looking, now, job_ids) as waiting:
+        if next(waiting, None) is None:
             return None
-    with engine.begin() as connection:
-        for job_id in _due(connection, now, job_ids):
+    with engine.begin() as connection, _due(connection, now, job_ids) as waiting:
+        for job_id in waiting:
             row = moves.begin(connection, job_id, worker=worker, now=now, lease_s=lease_s)
-            if row is not None:  # on a server, another claim may have been quicker
+            if row is not None:
                 return _claim(row, worker)
     return None
 
@@ -76,8 +76,9 @@ def next_due(engine: Engine, *, now: datetime, job_ids: Collection[int] | None =
     queued.
     """
     with _reading(engine) as connection:
-        if next(_due(connection, now, job_ids), None) is not None:
-            return now
+        with _due(connection, now, job_ids) as due:
+            if next(due, None) is not None:
+                return now
         waiting = select(_JOB.c.id, _JOB.c.not_before).where(_JOB.c.status == Status.QUEUED)
         times = [at for job_id, at in connection.execute(waiting) if job_ids is None or job_id in job_ids]
         if not times:
@@ -253,14 +254,18 @@ _DUE = (
     )
     .order_by(_JOB.c.priority.desc(), _JOB.c.id)
 )
-_FIRST_DUE = _DUE.limit(100)  # other claims can have been quicker with all of these only on a server, for a moment
+_FIRST_DUE = _DUE.limit(1)  # a writer is alone, so what it finds it gets
 
 
-def _due(connection: Connection, now: datetime, job_ids: Collection[int] | None) -> Iterator[int]:
+@contextmanager
+def _due(connection: Connection, now: datetime, job_ids: Collection[int] | None) -> Iterator[Iterator[int]]:
     """Ids of jobs that may be claimed, in the order of claims; none while the queue is paused."""
     times = {"now": now, "horizon": now + timedelta(seconds=MAX_RETRY_DELAY_S)}
-    found = connection.execute(_FIRST_DUE if job_ids is None else _DUE, times, execution_options={"yield_per": 100})
-    return (job_id for (job_id,) in found if job_ids is None or job_id in job_ids)
+    if job_ids is None:
+        yield iter(connection.scalars(_FIRST_DUE, times).all())
+        return
+    with connection.scalars(_DUE, times, execution_options={"yield_per": 100}) as found:
+        yield (job_id for job_id in found if job_id in job_ids)
 
 
 def _running(session: Session, ids: Collection[int] | None = None) -> Iterator[Any]:

@@ -149,7 +149,7 @@ class Evaluations(Opened):
         """Why no job is handed out at present; None while the queue runs, or before there is one."""
         from ranker import queue
 
-        if not self.home.database_path.is_file():
+        if not self.has_database():
             return None
         with self.reading() as reading:
             return queue.paused(reading)

@@ -75,7 +75,7 @@ class Intake(Opened):
         from ranker.intake.receive import open_checks
 
         chosen = None if names is None else [view.submission.id for view in self.find(names)]
-        if chosen is None and not self.home.database_path.is_file():
+        if chosen is None and not self.has_database():
             return {}
         with self.open() as engine, session(engine) as writing:
             return open_checks(writing, chosen, now=datetime.now(UTC))
@@ -98,7 +98,7 @@ class Intake(Opened):
         """The addresses that messages gave instead of files, in these states; none where there is no database yet."""
         from ranker.intake.links import listed
 
-        if not self.home.database_path.is_file():
+        if not self.has_database():
             return []
         with self.reading() as reading:
             return listed(reading, states)

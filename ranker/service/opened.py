@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from ranker import config, settings
-from ranker.db.session import open_database, session
+from ranker.db.place import database_url, described
+from ranker.db.session import has_database, open_database, session
 from ranker.errors import ConfigError, MissingError, UsageError
 from ranker.hidden import merged
 from ranker.home import Home, asset
@@ -85,13 +86,24 @@ class Opened:
         finally:
             engine.dispose()
 
+    def has_database(self) -> bool:
+        """Whether there is a database yet; looking makes none. Raises InfraError if a server does not answer."""
+        return has_database(self.home)
+
     def refuse_without_database(self) -> None:
         """Raises MissingError where there is no database: what only looks makes no files."""
-        if not self.home.database_path.is_file():
+        if self.has_database():
+            return
+        url = database_url(self.home)
+        if url.get_backend_name() == "sqlite":
             raise MissingError(
                 f"there is no ranker.db in {self.home.root}; `ranker ingest FILE.zip` begins one there, "
                 "and --home DIR or RANKER_HOME names another folder"
             )
+        raise MissingError(
+            f"ranker has written nothing into {described(url)} yet; `ranker ingest FILE.zip` begins there, "
+            "and `ranker db copy` brings another database over"
+        )
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -104,7 +116,7 @@ class Opened:
         """Every submission, in the order of arrival; none where there is no database yet."""
         from ranker import overview
 
-        if not self.home.database_path.is_file():
+        if not self.has_database():
             return []
         with self.reading() as reading:
             return overview.submissions(reading)

@@ -39,7 +39,7 @@ class Challenge(Opened):
         from ranker import overview
         from ranker.rules.judging import roster
 
-        if not self.home.database_path.is_file():
+        if not self.has_database():
             return []
         with self.reading() as reading:
             of_team: dict[str, list[SubmissionView]] = {}
@@ -98,7 +98,7 @@ class Challenge(Opened):
 
     def outdated(self) -> int:
         """How many verdicts are of rules that were configured otherwise; none where there is no database yet."""
-        return len(self.judge(dry_run=True)) if self.home.database_path.is_file() else 0
+        return len(self.judge(dry_run=True)) if self.has_database() else 0
 
     def log(self, name: str | None, *, after: datetime | None) -> list[Event]:
         """Who did what, oldest first: to one submission, from a time on, or all. Raises UsageError, MissingError."""

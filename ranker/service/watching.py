@@ -34,7 +34,7 @@ class Watching(Opened):
 
         def look() -> Look:
             now = datetime.now(UTC)
-            if not self.home.database_path.is_file():
+            if not self.has_database():
                 return watch.nothing(now)
             with self.reading() as reading:
                 return watch.look(reading, now=now, lease_s=lease_s)
@@ -99,7 +99,7 @@ class Watching(Opened):
         from ranker import openmetrics
 
         now = datetime.now(UTC)
-        if not self.home.database_path.is_file():
+        if not self.has_database():
             return openmetrics.text(openmetrics.of_machine(self.home, now=now))
         with self.reading() as reading:
             families = openmetrics.of_queue(reading, now=now, lease_s=self.service.lease_s)
@@ -123,7 +123,7 @@ class Watching(Opened):
         from ranker import mend
         from ranker.events import whoami
 
-        if not self.home.database_path.is_file():
+        if not self.has_database():
             return mend.carry_out(what, None, actor=whoami(), now=datetime.now(UTC))
         with self.open() as engine:
             return mend.carry_out(what, engine, actor=whoami(), now=datetime.now(UTC))
