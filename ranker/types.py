@@ -222,6 +222,24 @@ class Weighting(StrEnum):
     TEST_ITEMS = "test_items"
 
 
+class Resampling(StrEnum):
+    """What a board's intervals let vary: the choice of test items or, where only task scores are known, of tasks."""
+
+    TEST_ITEMS = "test items"
+    TASKS = "tasks"
+
+
+class Choice(StrEnum):
+    """Other choices than the committee's, under which a board is ranked again."""
+
+    FLAT_MEAN = "flat mean"
+    MEAN_RANK = "mean rank"
+    CHANCE_CORRECTED = "chance-corrected"
+    LEFT_OUT = "left out"
+    HALVED = "halved"
+    DOUBLED = "doubled"
+
+
 class Domain(StrEnum):
     """What a task listens to."""
 
@@ -322,6 +340,16 @@ class AuditVerdict(StrEnum):
     HOLDS = "holds"
     TOO_FEW = "too few clips"
     COLLAPSES = "collapses"
+
+
+class Basis(StrEnum):
+    """What a forecast of a job's duration stands on, the best first."""
+
+    OWN = "own"  # the same submission under the same condition, with another seed
+    MEASURED = "measured"  # other submissions under the same condition
+    KIN = "kin"  # as many steps of the same track on the same device, but of an earlier configuration or other data
+    ESTIMATED = "estimated"  # `ranker estimate`
+    UNKNOWN = "unknown"
 
 
 class ExecutorName(StrEnum):

@@ -30,13 +30,13 @@ LAYERS = """
     events
     rules
     queue sandbox scoring
-    job
-    executors inspection lalm logbook lineup scoretable seeds uncertainty watch
+    job uncertainty
+    executors inspection lalm logbook lineup scoretable seeds watch
     board conditions estimate intake openmetrics provision weights
     calibration doctor likeness
     evaluation mend site
     comparison overview perform
-    audit coordinator orders outbox planning results worker
+    audit coordinator orders outbox planning results schedule worker
     replies
     service
     cli

@@ -46,6 +46,7 @@ from ranker.cli.options import (
     warn_without_sandbox,
 )
 from ranker.cli.outbox import outbox_app
+from ranker.cli.plan import plan
 from ranker.cli.progress import JobDisplay
 from ranker.cli.queue import cancel, pause, print_pause, prioritize, rerun, resume, retry
 from ranker.cli.rules import admit, disqualify, judge, reinstate, review, warn_of_outdated, withdraw
@@ -77,6 +78,7 @@ app.command("allow-host")(allow_host)
 app.command()(audit)
 app.command()(calibrate)
 app.command()(estimate)
+app.command()(plan)
 app.command()(metric)
 app.command()(logs)
 app.command()(metrics)
@@ -175,22 +177,22 @@ def evaluate(
     placing = services.Placing(executor=executor, address=address, workers=workers)
     if everyone and not only_queue:
         run_checks(service, list(service.queue_checks(None).values()), sandbox)
-    plan = service.queue_evaluations(submissions, wanted, placing=placing)
-    if plan.demonstration:
-        err.print(tables.demonstration(plan.demonstration))
-    if plan.left_out:
-        err.print(tables.left_out(plan.left_out))
-    if not plan.asked:
+    queued = service.queue_evaluations(submissions, wanted, placing=placing)
+    if queued.demonstration:
+        err.print(tables.demonstration(queued.demonstration))
+    if queued.left_out:
+        err.print(tables.left_out(queued.left_out))
+    if not queued.asked:
         err.print("no submission has been accepted yet: `ranker ingest FILE.zip` takes one in")
         return
-    err.print(Text(f"{len(plan.job_ids)} of {len(plan.asked)} evaluations on {plan.benchmark} are to be done"))
+    err.print(Text(f"{len(queued.job_ids)} of {len(queued.asked)} evaluations on {queued.benchmark} are to be done"))
     if only_queue:
         print_pause(service)
         err.print("they are queued: `ranker work` does them")
         return
-    with service.open() as engine, JobDisplay(engine, plan.job_ids, err) as display:
-        service.run(plan.job_ids, sandbox=sandbox, placing=placing, on_tick=display.tick)
-    failures = [(view, view.failures_of(plan.asked)) for view in service.find(plan.submission_ids)]
+    with service.open() as engine, JobDisplay(engine, queued.job_ids, err) as display:
+        service.run(queued.job_ids, sandbox=sandbox, placing=placing, on_tick=display.tick)
+    failures = [(view, view.failures_of(queued.asked)) for view in service.find(queued.submission_ids)]
     failures = [(view, reasons) for view, reasons in failures if reasons]
     for view, reasons in failures:
         err.print(Text(f"{view.submission.id}  {view.submission.team}: failed"))

@@ -11,6 +11,7 @@ from ranker.service.data import Data
 from ranker.service.evaluations import Placing, Wanted
 from ranker.service.intake import Intake
 from ranker.service.mail import Mail
+from ranker.service.planning import Planning
 from ranker.service.queue import Queue
 from ranker.service.rules import Challenge
 from ranker.service.watching import Watching
@@ -26,7 +27,7 @@ __all__ = ["MISSING_EXIT_CODE", "Placing", "Ranker", "Wanted", "estimate_json", 
 MISSING_EXIT_CODE = MissingError.exit_code
 
 
-class Ranker(Intake, Mail, Queue, Boards, Challenge, Watching, Data):
+class Ranker(Intake, Mail, Queue, Planning, Boards, Challenge, Watching, Data):
     """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
 
     What is slow to import (pandas, and torch behind it) is imported by the methods that need it.
