@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+_LEAST_DIGEST = 8
 
 
 class Baseline(BaseModel):
@@ -17,7 +18,8 @@ class Baseline(BaseModel):
     `submission` names what was taken in: its team, or the beginning of its ZIP's digest (8 digits or more). `how` says
     what to do where it is not there yet, `source` who published the figures. `published` holds raw scores per track
     and task; `tolerance` is the largest difference in the raw score's own unit, `tolerances` another one for single
-    tasks. A figure is one of the task's own metric unless `metrics` names another, such as `FENSE[minilm]`.
+    tasks. A figure is one of the task's own metric unless `metrics` names another, such as `FENSE[minilm]`. A baseline
+    stands on boards where its score belongs and takes no rank, unless it is `ranked`: there it takes part like a team.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +30,7 @@ class Baseline(BaseModel):
     source: str = Field(min_length=1)
     tolerance: Margin
     tolerances: dict[str, Margin] = Field(default_factory=dict)
+    ranked: bool = False
     metrics: dict[str, str] = Field(default_factory=dict)
     published: dict[str, dict[str, Finite]] = Field(min_length=1)
 
@@ -38,6 +41,11 @@ class Baseline(BaseModel):
         if unknown:
             raise ValueError(f"baseline {self.name}: there is no published figure of {', '.join(unknown)}")
         return self
+
+    def fits(self, team: str, digest: str) -> bool:
+        """Whether a submission of that team, or with that SHA-256 of its ZIP, is the one that is meant."""
+        is_digest = len(self.submission) >= _LEAST_DIGEST and digest.startswith(self.submission)
+        return team == self.submission or is_digest
 
     def tolerance_of(self, task: str) -> float:
         """The largest difference that is let pass on this task."""

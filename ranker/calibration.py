@@ -21,7 +21,6 @@ from ranker.errors import UsageError
 from ranker.types import JobKind, Status
 
 _ROUNDING = 1e-9
-_LEAST_DIGEST = 8
 _SAID = 4
 
 
@@ -120,7 +119,7 @@ def found(session: Session, benchmark: Benchmark) -> dict[str, Submission]:
     accepted = list(session.scalars(select(Submission).where(Submission.id.in_(checked)).order_by(Submission.id)))
     submissions: dict[str, Submission] = {}
     for baseline in benchmark.baselines:
-        fitting = [each for each in accepted if _is_meant(baseline, each)]
+        fitting = [each for each in accepted if baseline.fits(each.team, each.digest)]
         if len(fitting) > 1:
             raise UsageError(
                 f"benchmark {benchmark.name}: {len(fitting)} submissions fit baseline {baseline.name} (submission: "
@@ -175,12 +174,6 @@ def refuse_uncalibrated(benchmark: Benchmark, calibrations: Sequence[Calibration
                 f"baselines score as published: {'; '.join(wrong)}; `ranker calibrate --benchmark {benchmark.name}` "
                 "measures them"
             )
-
-
-def _is_meant(baseline: Baseline, submission: Submission) -> bool:
-    meant = baseline.submission
-    is_digest = len(meant) >= _LEAST_DIGEST and submission.digest.startswith(meant)
-    return submission.team == meant or is_digest
 
 
 def _figures(

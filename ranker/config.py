@@ -55,12 +55,17 @@ class TrainSplit(Strict):
 
 
 class TestSplit(Strict):
-    """What one task is scored on. `max_new_tokens` caps a generated answer below the recipe's own cap."""
+    """What one task is scored on. `max_new_tokens` caps a generated answer below the recipe's own cap.
+
+    `cluster` names a field of a clip's JSON (its speaker, its source recording): clips with the same value there are
+    not independent, and intervals are made by drawing them together. No score depends on it.
+    """
 
     shards: tuple[str, ...] = Field(min_length=1)
     key: tuple[str, ...] = Field(min_length=1)
     prompt: str = Field(min_length=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
+    cluster: str | None = Field(default=None, min_length=1)
 
 
 class Repository(Strict):
@@ -132,7 +137,8 @@ class Task(RankedTask):
 
     def measurement(self) -> dict[str, Any]:
         """What the raw score depends on, without what belongs to the ranking or to readers."""
-        return self.model_dump(mode="json", include={"name", "metric", "num_classes", "train", "test"})
+        fields = {"name", "metric", "num_classes", "train", "test"}
+        return self.model_dump(mode="json", include=fields, exclude={"test": {"cluster"}})
 
 
 class RankedTrack(Strict):

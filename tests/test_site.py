@@ -221,7 +221,7 @@ def test_shape_of_data_json(small: Path) -> None:
     assert data["boards"] == json.loads(json.dumps([board.to_json()]))
     assert list(data["boards"][0]) == [
         "benchmark", "benchmark_title", "track", "track_title", "seed", "condition", "demonstration", "columns", "rows",
-        "made_at", "others",
+        "made_at", "others", "intervals", "alternatives", "agreement",
     ]  # fmt: skip
     first = data["submissions"][0]
     assert list(first) == ["id", "team", "digest", "received_at", "state", "reasons", "standing", "encoder", "runs"]

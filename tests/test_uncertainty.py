@@ -101,7 +101,7 @@ def test_the_seed_is_the_boards_identity() -> None:
     """The same identity draws the same, another part or another seed differently; many resamples keep their count."""
     items = {"x": scored((np.arange(5000) % 3 == 0).astype(float))}
     first = task_draws(task(), items, seed=seed_of("mini", "A", 42, "t"))["x"]
-    assert len(first) == 1000
+    assert len(first) == 2000
     np.testing.assert_array_equal(first, task_draws(task(), items, seed=seed_of("mini", "A", 42, "t"))["x"])
     for other in (seed_of("mini", "A", 42, "u"), seed_of("mini", "B", 42, "t"), seed_of("mini", "A", 43, "t")):
         assert (first != task_draws(task(), items, seed=other)["x"]).any()
