@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POLL_S = 1.0
+_PIECE = re.compile(r"\.(step-\d+-.+|.+\.tmp)")
 
 
 def flush(path: Path) -> None:
@@ -46,11 +48,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
             flush(file)
         flush(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            remove_folder(path)
         temporary.rename(path)
         flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder such that nobody ever finds half of it under its name."""
+    going = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    path.rename(going)
+    shutil.rmtree(going)
+
+
+def is_piece(path: Path) -> bool:
+    """Whether a name is that of something that is being written, or removed, here: half of it may be there."""
+    return _PIECE.fullmatch(path.name) is not None
+
+
+def remove_pieces(folder: Path) -> None:
+    """Remove what a process that died was writing, or removing, below a folder that nobody uses any more."""
+    for path in [path for path in folder.rglob(".*") if is_piece(path)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

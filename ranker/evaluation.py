@@ -24,7 +24,7 @@ from ranker.conditions import data_of, models_of, training_key
 from ranker.config import Recipe, Task, TrackPart
 from ranker.data.shards import scored_clips, training_data
 from ranker.digest import file_digest
-from ranker.durable import whole_file
+from ranker.durable import remove_pieces, whole_file
 from ranker.errors import InfraError, OrganizerError
 from ranker.executors.gpus import own_gpu
 from ranker.hidden import load_benchmark
@@ -109,6 +109,7 @@ def evaluate(context: JobContext) -> Outcome:
     """
     started_at = datetime.now(UTC)
     run = _begin(context)
+    remove_pieces(run.folder.parent)  # of attempts that were killed; one that lost its job and lives ends at the fence
     waiting = Progress(stage=Stage.LOAD)
 
     def wait() -> None:
@@ -392,12 +393,14 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, w
     if earlier is not None:
         adopt_predictions(earlier, folder)
     else:
-        note = {"weights": weights, "score": _measure(run, task, model, encoder)}
+        score = _measure(run, task, model, encoder)
+        predictions = file_digest(folder / f"{task.name}.parquet")
         with whole_file(folder / f"{task.name}.json") as temporary:
+            note = {"weights": weights, "predictions": predictions, "score": score}
             temporary.write_text(json.dumps(note), encoding="utf-8")
-    score = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))["score"]
+    found = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))["score"]
     path = (folder / f"{task.name}.parquet").relative_to(run.context.home.root)
-    return NewScore(task=task.name, predictions=str(path), **score)
+    return NewScore(task=task.name, predictions=str(path), **found)
 
 
 def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness) -> dict[str, object]:
@@ -452,15 +455,19 @@ def _blind(run: _Run, task: Task, scored: Sequence[Pair]) -> float | None:
 
 
 def _earlier_note(run: _Run, task: Task, weights: str) -> Path | None:
-    """The note of an earlier attempt that scored this task with the same weights."""
+    """The note of an earlier attempt that scored this task with the same weights, if its predictions are still those
+    that it was written for.
+
+    Attempts of one job have one condition: part, data, decoder, device and metric models (`_begin` compares them).
+    """
     for folder in run.earlier:
         path = folder / "predictions" / f"{task.name}.json"
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # a power failure can leave an empty file: it is measured again
+            if (note["weights"], note["predictions"]) == (weights, file_digest(path.with_suffix(".parquet"))):
+                return path
+        except (FileNotFoundError, ValueError, KeyError):  # cut, or of an earlier version: it is measured again
             continue
-        if note["weights"] == weights and path.with_suffix(".parquet").is_file():
-            return path
     return None
 
 

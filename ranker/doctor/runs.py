@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,7 @@ from pathlib import Path
 from ranker.db.models import Job
 from ranker.doctor.finding import Found, Patient, Verdict
 from ranker.doctor.work import rows
+from ranker.durable import is_piece
 from ranker.job import job_folder
 from ranker.manifest import read_manifest
 from ranker.types import JobKind, Stage, Status, digest_json
@@ -20,7 +20,6 @@ LEFTOVER_AGE = timedelta(hours=1)
 SET_ASIDE = ".damaged-"
 SHOWN = 5
 CHECKPOINT_FILES = ("trained.safetensors", "optimizer.safetensors")
-_PIECE = re.compile(r"\.(step-\d+-.+|.+\.tmp)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +148,6 @@ def pieces(patient: Patient, all_jobs: Sequence[Job]) -> list[Trouble]:
                 relative = path.relative_to(patient.home.root)
                 found.append(Trouble(job=job, path=relative, what=f"half-written by {attempt} of job {job.id}"))
     return found
-
-
-def is_piece(path: Path) -> bool:
-    """Whether a name is that of something half-written (see `ranker.durable`)."""
-    return _PIECE.fullmatch(path.name) is not None and not path.name.startswith(SET_ASIDE)
 
 
 def submissions(patient: Patient) -> Iterator[Found]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ranker.digest import file_digest
-from ranker.durable import flush
+from ranker.durable import flush, remove_folder
 from ranker.errors import InfraError
 
 CHUNK_BYTES = 8 * 2**20
@@ -282,7 +282,7 @@ class Arrivals:
             _complete(each, place)
         for old in (self._folder / self._attempt).glob(f"{CHECKPOINT}*"):
             if old.name not in checkpoints:
-                shutil.rmtree(old)
+                remove_folder(old)
         self.discard()
 
     def discard(self) -> None:
@@ -325,7 +325,7 @@ def _unfinished(whole: dict[Path, Path], *, folder: Path) -> list[tuple[Path, Pa
 
 def _complete(coming: Path, place: Path) -> None:
     if place.exists():
-        shutil.rmtree(place)
+        remove_folder(place)
     coming.rename(place)
     flush(place.parent)
 

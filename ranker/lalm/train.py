@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from ranker.config import Recipe
-from ranker.durable import whole_folder
+from ranker.durable import remove_folder, whole_folder
 from ranker.errors import InfraError, ParticipantError
 from ranker.lalm.model import AudioLanguageModel, Example, seed_everything
 from ranker.types import Precision
@@ -152,7 +152,7 @@ def _save(folder: Path, step: int, model: AudioLanguageModel, optimizer: torch.o
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
     for old in sorted(folder.glob("step-*"))[:-_KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def _restore(checkpoint: Path, model: AudioLanguageModel, optimizer: torch.optim.Optimizer) -> int:

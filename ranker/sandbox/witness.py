@@ -27,6 +27,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from ranker.durable import whole_file
 from ranker.errors import ParticipantError
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Encoder, EncoderSpec, Features, Sandbox
 from ranker.sandbox.check import TOLERANCE
@@ -162,9 +163,8 @@ class Witness:
             for i, seen in enumerate(self._kept.kept)
             for kind, array in (("c", seen.clip), ("f", seen.features))
         }
-        temporary = folder / f".{stage}{SUFFIX}"
-        np.savez(temporary, allow_pickle=False, **arrays)
-        temporary.rename(folder / f"{stage}{SUFFIX}")
+        with whole_file(folder / f"{stage}{SUFFIX}") as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
         self._clear()
 
     def _moment(self) -> int | None:
