@@ -1,0 +1,274 @@
+"""Kills everything an evaluation consists of, again and again, and compares what comes out with a home left in peace.
+
+    python bench/chaos.py --kills 200 --write docs/results/chaos.md
+
+Rounds, each on a fresh copy of a home with three checked submissions, until so many kills were made; see
+docs/reliability.md for what is disturbed and what is compared. Needs bubblewrap; `--sandbox docker` takes a Docker
+engine, or starts one of its own as root. It must run where the tests run: from the repository, with the extra `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import aftermath  # noqa: E402
+import chaos  # noqa: E402
+import test_end_to_end as tiny  # noqa: E402
+
+SLOW = tiny.SPECTRUM.replace("SpectrumEncoder", "OtherEncoder").replace("1e-3", "1e-2")
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What was done, and what came of it; kept as JSON after each round."""
+
+    sandbox: str
+    seed: int
+    rounds: int = 0
+    jobs: int = 0
+    lives: Counter[str] = field(default_factory=Counter)
+    kills: list[dict[str, Any]] = field(default_factory=list)
+    endings: Counter[str] = field(default_factory=Counter)
+    differing: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    left_after_mending: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing was found that may not be; what `doctor --mend` repaired is told, and no fault."""
+        return not (self.differing or self.contradictions or self.left_after_mending)
+
+
+def prepare(folder: Path, sandbox: str) -> Path:
+    """A home with three submissions that were checked in the sandbox."""
+    home = tiny.make_home(folder / "ingested")
+    (home / "broken.zip").unlink()
+    with zipfile.ZipFile(home / "other.zip", "w") as archive:
+        archive.writestr("repository/encoder.py", SLOW)
+    config = home / "configs/tiny.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace(f"checkpoint_every: {tiny.CHECKPOINT}", "checkpoint_every: 2"), encoding="utf-8")
+    (home / "configs/service.yaml").write_text(chaos.SERVICE.format(sandbox=sandbox), encoding="utf-8")
+    run(home, "ingest", *(str(home / f"{name}.zip") for name in ("spectrum", "noise", "other")))
+    return home
+
+
+def run(home: Path, *arguments: str) -> None:
+    """A real command, which must end well."""
+    subprocess.run(tiny.command(home, *arguments), check=True, capture_output=True)
+
+
+def warm() -> None:
+    """Import what workers import, once."""
+    import ranker.cli.app
+    import ranker.evaluation
+    import ranker.lalm.decoder
+    import ranker.metrics
+    import ranker.worker  # noqa: F401
+
+    assert chaos.no_threads(), "an import has started a thread; what is forked now may hang"
+
+
+def one_round(ingested: Path, reference: dict[str, Any], found: Findings, asked: argparse.Namespace) -> None:
+    """Evaluate a copy under disturbance, then look at everything."""
+    home = ingested.parent / f"round-{found.rounds:03d}"
+    shutil.copytree(ingested, home)
+    ledger = chaos.Ledger(ingested.parent / f"ledger-{found.rounds:03d}.jsonl")
+    machine = chaos.Chaos(
+        home=home,
+        ledger=ledger,
+        seed=asked.seed * 1000 + found.rounds,
+        limit=min(asked.kills - len(found.kills), asked.per_round),
+        every_s=asked.every,
+        cold=asked.cold,
+        container_killer=_container_killer(home) if asked.sandbox == "docker" else None,
+        log=ingested.parent / f"said-{found.rounds:03d}.log",
+    )
+    machine.evaluate()
+    kills = [{**entry, "round": found.rounds} for entry in ledger.entries()]
+    came = aftermath.outcome(home)
+    found.differing += [f"round {found.rounds}: {each}" for each in differences(reference, came)]
+    found.contradictions += [f"round {found.rounds}: {each}" for each in aftermath.contradictions(home)]
+    found.left += [f"round {found.rounds}: {each}" for each in aftermath.leftovers(home)]
+    found.mended += [f"round {found.rounds}: {each}" for each in aftermath.mended(home)]
+    after = [*aftermath.leftovers(home), *work_warnings(home)]
+    found.left_after_mending += [f"round {found.rounds}: {each}" for each in after]
+    found.rounds += 1
+    found.jobs += len(came["jobs"])
+    found.kills += kills
+    found.endings += aftermath.endings(home)
+    found.lives += Counter(str(code) for code in machine.lives)
+    if found.is_well:
+        shutil.rmtree(home)
+
+
+def differences(expected: dict[str, Any], came: dict[str, Any]) -> list[str]:
+    """Which parts of two outcomes differ, in words."""
+    found = [] if expected["ranking"] == came["ranking"] else ["the ranking differs"]
+    for name in sorted(expected["jobs"].keys() | came["jobs"].keys()):
+        one, other = expected["jobs"].get(name), came["jobs"].get(name)
+        if one is None or other is None:
+            found.append(f"{name} is in one of them only")
+        else:
+            found += [f"{name}: {part} differ" for part in one if one[part] != other[part]]
+    return found
+
+
+def work_warnings(home: Path) -> list[str]:
+    """What doctor says of the work itself, which no machine's make-up explains."""
+    parts = ("database", "write-ahead log", "jobs", "runs", "left running", "leftovers", "submissions", "workers")
+    return [each for each in aftermath.warnings(home) if each.partition(":")[0] in parts]
+
+
+def _container_killer(home: Path) -> Any:
+    from ranker.sandbox.docker import HOME_LABEL
+    from ranker.sandbox.owner import home_mark
+
+    label = f"label={HOME_LABEL}={home_mark(home)}"
+
+    def kill(draw: random.Random) -> list[str]:
+        listed = subprocess.run(["docker", "ps", "-q", "--filter", label], capture_output=True, text=True, check=False)
+        names = listed.stdout.split()
+        if not names:
+            return []
+        name = draw.choice(names)
+        done = subprocess.run(["docker", "kill", name], capture_output=True, check=False)
+        return [] if done.returncode else [name]
+
+    return kill
+
+
+@contextmanager
+def engine(sandbox: str) -> Iterator[None]:
+    """With Docker: the machine's engine, or a private one."""
+    if sandbox != "docker":
+        yield
+        return
+    import engine as engines
+
+    from ranker.sandbox.docker import DockerSandbox
+
+    if DockerSandbox(image=engines.TEST_IMAGE).available().ok:
+        yield
+        return
+    with engines.private_engine() as address:
+        os.environ["DOCKER_HOST"] = address
+        yield
+
+
+def report(found: Findings, asked: argparse.Namespace) -> str:
+    """The page of figures, as Markdown."""
+    counts = chaos.tally(found.kills)
+    whole = "" if len(found.kills) >= 200 else " **Fewer than the 200 that `make chaos` asks for.**"
+    lines = [
+        "# What the chaos test did, and what it found",
+        "",
+        f"Written by `python bench/chaos.py --kills {asked.kills} --sandbox {asked.sandbox} --seed {asked.seed}` on "
+        f"{datetime.now(UTC):%Y-%m-%d}, with {os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
+        "",
+        "| what | figure |",
+        "| --- | ---: |",
+        f"| kills at random moments | {len(found.kills)} |",
+        f"| processes that got a SIGKILL | {counts['signals']['signals']} |",
+        f"| rounds on a fresh home, each compared with one left in peace | {found.rounds} |",
+        f"| jobs evaluated | {found.jobs} |",
+        f"| attempts of these jobs | {sum(found.endings.values())} |",
+        f"| lives (`ranker evaluate --all` begun) | {sum(found.lives.values())} |",
+        f"| jobs whose adapter, predictions, scores or losses differ | {len(found.differing)} |",
+        f"| contradictions in the database | {len(found.contradictions)} |",
+        f"| things left when the last life had ended | {len(found.left)} |",
+        f"| things that `ranker doctor --mend --yes` then repaired | {len(found.mended)} |",
+        f"| things left after that | {len(found.left_after_mending)} |",
+        f"| seconds | {found.seconds:.0f} |",
+        "",
+        *table("killed", counts["victim"]),
+        *table("the kill came just before touching (or, by the clock, in a life that is)", counts["moment"]),
+        *table("how attempts ended", found.endings),
+        *table("exit code of a life (-9: killed)", found.lives),
+    ]
+    for title, listed in (
+        ("What differs", found.differing),
+        ("Contradictions", found.contradictions),
+        ("What was left", found.left),
+        ("What was repaired", found.mended),
+        ("What was left after that", found.left_after_mending),
+    ):
+        if listed:
+            lines += [f"## {title}", "", *(f"- {each}" for each in listed[:40]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table(head: str, counts: Counter[str]) -> list[str]:
+    """Two columns."""
+    return [f"| {head} | times |", "| --- | ---: |", *(f"| {k} | {n} |" for k, n in counts.most_common()), ""]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Disturb until enough was killed; exit code 1 if anything was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--per-round", type=int, default=40, help="kills on one home at most, then it is left in peace")
+    parser.add_argument("--every", type=float, default=20.0, help="mean seconds between kills by the clock")
+    parser.add_argument("--cold", type=float, default=0.1, help="share of lives that are real commands")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sandbox", choices=("bubblewrap", "docker"), default="bubblewrap")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no round later than this")
+    parser.add_argument("--write", type=Path, help="where the page goes; default: the terminal")
+    parser.add_argument("--folder", type=Path, help="where homes are made; default: a temporary folder")
+    asked = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    warm()
+    began = time.monotonic()
+    place = tempfile.TemporaryDirectory(prefix="chaos-") if asked.folder is None else nullcontext(str(asked.folder))
+    found = Findings(sandbox=asked.sandbox, seed=asked.seed)
+    with place as name, engine(asked.sandbox):
+        folder = Path(name).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        ingested = prepare(folder, asked.sandbox)
+        peaceful = folder / "peaceful"
+        shutil.copytree(ingested, peaceful)
+        run(peaceful, "evaluate", "--all")
+        reference = aftermath.outcome(peaceful)
+        while len(found.kills) < asked.kills and time.monotonic() - began < asked.minutes * 60:
+            one_round(ingested, reference, found, asked)
+            found.seconds = time.monotonic() - began
+            print(
+                f"round {found.rounds}: {len(found.kills)} kills in {found.seconds:.0f} s; differing "
+                f"{found.differing}, contradictions {found.contradictions}, left {found.left}, mended {found.mended}, "
+                f"left after that {found.left_after_mending}",
+                flush=True,
+            )
+            (folder / "findings.json").write_text(json.dumps(vars(found)), encoding="utf-8")
+            page = report(found, asked)
+            if asked.write is not None:
+                asked.write.write_text(page, encoding="utf-8")
+    if asked.write is None:
+        print(page)
+    return 0 if found.is_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
