@@ -232,6 +232,25 @@ def test_the_same_bytes_from_two_teams_are_recorded_and_flagged(run: Run, engine
     assert "of team 'first'" in run("ingest", str(tmp_path / "s.zip"), "--team", "second", code=USAGE)
 
 
+def test_a_registered_address_makes_it_its_teams_with_the_report(run: Run, engine: Engine, tmp_path: Path) -> None:
+    """Who sent from an unknown address, is asked to send it again from a registered one, and adds the report, has sent
+    both; the time of the first message counts, and somebody is told of the first sender.
+    """
+    register(engine, "first", "one@x.example")
+    pdf = b"%PDF-1.7 1"
+    for number, (sender, more) in enumerate((("me@home.example", {}), ("one@x.example", {"s.pdf": pdf}))):
+        received = f"Thu, 12 Feb 2026 23:0{number}:00 +0000"
+        content = letter(number, sender, {"s.zip": packed("x"), **more}, received=received)
+        (tmp_path / f"{number}.eml").write_bytes(content)
+    asked(run, str(tmp_path / "0.eml"))
+    assert "me@home.example; it is that team's from now on" in run(
+        "ingest", "--no-check", str(tmp_path / "1.eml"), code=REFUSED
+    )
+    (submission,) = rows(engine, Submission)
+    assert (submission.team, submission.report_digest) == ("first", digest_of(pdf))
+    assert f"{submission.received_at:%H:%M}" == "23:00"
+
+
 def test_checks_can_be_left_and_taken_up(run: Run, engine: Engine, tmp_path: Path) -> None:
     """--no-check queues; `check` does what is queued, and again what failed by our fault; refusals give 3, once."""
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 no archive")

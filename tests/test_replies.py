@@ -28,7 +28,7 @@ from ranker.cli import main
 from ranker.config import Benchmark
 from ranker.db.mail import Delivery, Link, Message
 from ranker.db.models import Submission
-from ranker.db.rules import Verdict
+from ranker.db.rules import Team, TeamAddress, Verdict
 from ranker.db.session import open_database, session
 from ranker.errors import ConfigError
 from ranker.home import Home
@@ -123,6 +123,13 @@ class Desk:
             )  # fmt: skip
         self.enqueue(key * 12, None)
         return key * 12
+
+    def register(self, team: str, *addresses: str) -> None:
+        with session(self.engine) as writing:
+            writing.add(
+                Team(name=team, affiliation="", addresses=[TeamAddress(address=each) for each in addresses],
+                     imported_at=self.at)
+            )  # fmt: skip
 
     def enqueue(self, submission: str, part: Part | None, *, again: bool = False) -> int:
         under = None if part is None else condition(self.benchmark, part)
@@ -285,7 +292,8 @@ def test_what_an_organizer_dropped_stays_dropped(desk: Desk):
 
 
 def test_the_same_file_again_is_answered_below_the_newest_message(desk: Desk):
-    """One person who sends twice hears once for each message, and of results once; another sender hears, too."""
+    """One person who sends twice hears once for each message, and of results once; so does another one of the team."""
+    desk.register("Tones", "ada@lab.example", "bob@lab.example")
     submission = desk.submit(desk.mail())
     desk.accept(submission)
     desk.draft()
@@ -300,6 +308,40 @@ def test_the_same_file_again_is_answered_below_the_newest_message(desk: Desk):
         ("result", "ada@lab.example"),
         ("result", "bob@lab.example"),
     ]
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_who_sends_bytes_of_others_hears_nothing_of_them(desk: Desk, *, registered: bool):
+    """Attacks with a public ZIP that another team has sent: no name of it, of its file, no state, no result."""
+    if registered:
+        desk.register("Tones", "ada@lab.example")
+        desk.register("Copy", "eve@other.example")
+    submission = desk.submit(desk.mail())
+    desk.accept(submission)
+    desk.score(submission, Part.PUBLIC, keyword=0.5)
+    desk.draft()
+    desk.sent()
+    desk.submit(desk.mail("mine", sender="eve@other.example"))
+    (found,) = desk.draft().new
+    assert (found.kind, found.recipient, found.submission_id) == ("received", "eve@other.example", None)
+    assert "same bytes as a submission that came from somebody else" in desk.text()
+    assert not [
+        word for word in ("Tones", "tones", "ToneEncoder", submission, "accepted", "0.5") if word in desk.text()
+    ]
+
+
+def test_what_came_by_hand_and_then_by_mail_is_answered_unless_it_is_another_teams(desk: Desk):
+    """A file that an organizer saved from a message is its sender's; one given as a registered team's is theirs."""
+    desk.submit(desk.mail())
+    with session(desk.engine) as writing:
+        (row,) = writing.query(Delivery)
+        writing.add(
+            Delivery(submission_id=row.submission_id, channel=Channel.FILE, source="file x", sender=None,
+                     arrived_at=NOW - timedelta(days=1), arrived_by="our clock")
+        )  # fmt: skip
+    assert [each.submission_id for each in desk.draft().new] == ["a" * 12]
+    desk.register("Tones", "bob@lab.example")
+    assert [each.submission_id for each in desk.draft().new] == [None]
 
 
 def test_a_message_without_a_zip_is_told_what_to_do(desk: Desk):
@@ -331,14 +373,16 @@ def test_standing_and_what_is_unsettled_are_told_without_other_peoples_names(des
     desk.accept(submission)
     desk.rule(submission, Rule.REGISTRATION, Ruling.PENDING, "no registered team writes from eve@other.example")
     desk.rule(submission, Rule.MEMBERSHIP, Ruling.PENDING, "Eve is also in Secret Team")
-    desk.rule(submission, Rule.DEADLINE, Ruling.BROKEN, "it arrived 3 min after the deadline; it is kept")
     desk.draft()
     text = desk.text()
-    assert "since it came after the deadline:" in text
-    assert "it arrived 3 min after the deadline; it is kept" in text
     assert "belongs to no registered team" in text
     assert "eve@other.example" not in text
     assert "Secret Team" not in text
+    desk.rule(submission, Rule.DEADLINE, Ruling.BROKEN, "it arrived 3 min after the deadline; it is kept")
+    desk.draft()
+    text = desk.text()
+    assert "since it came after the deadline: - it arrived 3 min after the deadline; it is kept" in text
+    assert "belongs to no registered team" not in text  # to register would not help
 
 
 @pytest.mark.parametrize("trained", [Trained.SEPARATELY, Trained.WITH_PUBLIC, Trained.NONE])

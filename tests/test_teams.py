@@ -84,7 +84,9 @@ def test_a_display_name_is_no_address() -> None:
 
 
 def test_of_two_who_sent_the_same_bytes_the_first_is_their_team() -> None:
-    """Bytes that another team sends later stay the first one's, whichever way round they became known."""
+    """Bytes that another team, or a stranger, sends later stay the first one's, whichever way round they became known;
+    also where an organizer handed them in for the first one.
+    """
     known = roster(team("A", "a@x.org"), team("B", "b@x.org"))
     for order in ([came(0, "a@x.org"), came(1, "b@x.org")], [came(1, "b@x.org"), came(0, "a@x.org")]):
         match = known.match("B", order)
@@ -92,9 +94,12 @@ def test_of_two_who_sent_the_same_bytes_the_first_is_their_team() -> None:
         assert (match.team.name, match.by) == ("A", "a@x.org")
     stranger = known.match("b", [came(0, "c@z.org")])
     assert (stranger.team, stranger.namesake) == (None, "B")
-    by_hand = known.match(" b", [came(0)])
-    assert by_hand.team is not None
-    assert by_hand.team.name == "B"
+    for later in ([], [came(1, "c@z.org")], [came(1, "a@x.org")], [came(1, "a@x.org"), came(2, "b@x.org")]):
+        by_hand = known.match(" b", [came(0), *later])
+        assert by_hand.team is not None
+        assert by_hand.team.name == "B"
+    before = known.match("b", [came(1), came(0, "c@z.org")])
+    assert (before.team, before.namesake) == (None, "B")
     assert known.match("\u0412", [came(0)]).lookalike == "B"
 
 

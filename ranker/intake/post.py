@@ -334,9 +334,10 @@ def _arrivals(message: Message, found: _Spill) -> tuple[Arrival, ...]:
     if zips:
         for each in pdfs:
             if each not in reports.values():
-                found.notes[f"{each.name} was left aside: it is not plain which ZIP it belongs to"] = None
+                said = f"{each.name} was left aside: it is not plain which ZIP it belongs to; call both the same"
+                found.notes[said] = None
     elif pdfs:
-        found.notes["it has a PDF, but no ZIP; a report comes with the ZIP that it belongs to, in one message"] = None
+        found.notes["it has a PDF, but no ZIP; send both in one message, be it the same ZIP again"] = None
     for each in zips:
         report = reports.get(each)
         behind = "without a report" if report is None else f"with its report {report.name}"

@@ -27,6 +27,7 @@ from ranker.intake.archive_names import odd_characters
 from ranker.intake.arrivals import Arrival
 from ranker.intake.hosts import is_newer_than_check
 from ranker.intake.staging import place, staging_folder, sweep
+from ranker.rules.judging import deliveries, roster
 from ranker.rules.names import mailbox
 from ranker.types import Action, Channel, JobKind, Status
 
@@ -186,13 +187,15 @@ def _record(
         )
         session.add(submission)
         (folder / REPORT_NAME).unlink(missing_ok=True)  # of a call that was killed
-    remark = None if is_new else _told_apart(session, submission, arrival, of_sender or team)
-    changed = False if remark is not None else _amend(submission, encoder, found.report_digest)
-    if found.report_digest is not None and remark is None:
+    is_theirs = is_new or (of_sender is not None and _is_nobodys(session, submission))
+    remark = None if is_new else _told_apart(session, submission, arrival, of_sender or team, is_theirs=is_theirs)
+    is_theirs = is_theirs or remark is None
+    changed = is_theirs and _amend(submission, encoder, found.report_digest)
+    if found.report_digest is not None and is_theirs:
         place(found.staging / REPORT_NAME, folder / REPORT_NAME)
     again = changed or _is_lost(folder, submission) or is_newer_than_check(submission)
     job = _queue_check(session, submission, again=again, now=now)
-    _deliver(session, submission, arrival, changed=changed, remark=remark, now=now)
+    _deliver(session, submission, arrival, changed=changed, remark=remark, is_theirs=is_theirs, now=now)
     return Received(
         submission=submission,
         job_id=job.id,
@@ -208,10 +211,18 @@ def registered_team(session: Session, sender: str) -> str | None:
     return next((name for address, name in addresses if mailbox(address) == mailbox(sender)), None)
 
 
-def _told_apart(session: Session, submission: Submission, arrival: Arrival, claimed: str | None) -> str | None:
+def _is_nobodys(session: Session, submission: Submission) -> bool:
+    """Whether no registered team has sent these bytes yet: the first that does is theirs by the rules."""
+    came = deliveries(session, [submission.id])[submission.id]
+    return roster(session).match(submission.team, came).team is None
+
+
+def _told_apart(
+    session: Session, submission: Submission, arrival: Arrival, claimed: str | None, *, is_theirs: bool
+) -> str | None:
     """What is odd about who sent these bytes: somebody else has sent them before. None if nothing is.
 
-    `claimed`: the team that they came from, as far as it is known.
+    `claimed`: the team that they came from, as far as it is known; `is_theirs`: it is the first registered one.
     """
     first = session.scalar(select(Delivery).where(Delivery.submission_id == submission.id).order_by(Delivery.id))
     if arrival.sender is None or claimed == submission.team:
@@ -220,10 +231,10 @@ def _told_apart(session: Session, submission: Submission, arrival: Arrival, clai
     if claimed is None and (came_from is None or mailbox(came_from) == mailbox(arrival.sender)):
         return None
     whose = "" if claimed is None else f" (team {claimed!r})"
+    done = "it is that team's from now on" if is_theirs else "this arrival is recorded, and nothing else was changed"
     return (
         f"{arrival.name} of {arrival.sender}{whose} holds the same bytes as submission {submission.id} of team"
-        f" {submission.team!r}, which came from {came_from or 'a file'}; this arrival is recorded, and nothing else was"
-        " changed: ask both which of them wrote it"
+        f" {submission.team!r}, which came from {came_from or 'a file'}; {done}: ask both which of them wrote it"
     )
 
 
@@ -234,6 +245,7 @@ def _deliver(
     *,
     changed: bool,
     remark: str | None,
+    is_theirs: bool,
     now: datetime,
 ) -> None:
     """Record how the bytes came, once; the earliest time of arrival from the team itself counts."""
@@ -251,7 +263,7 @@ def _deliver(
                 arrived_by=arrival.arrived_by,
             )
         )
-    if remark is None:
+    if is_theirs:
         submission.received_at = min(submission.received_at, arrival.arrived_at)
     if not is_known or changed:
         record(

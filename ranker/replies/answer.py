@@ -80,7 +80,7 @@ class Answer:
     links         Address of each link in the message
     reasons       why it is refused, or why an evaluation failed: one sentence each
     standing      ranked, pending, superseded, late, withdrawn or disqualified; "" before it was accepted
-    unsettled     what the rules still ask for, or have against it, with how to mend it: one sentence each
+    unsettled     what the rules have against it, or, if nothing, still ask for, with how to mend it: one sentence each
     tracks        a TrackResult for each track that was evaluated; public tasks only
     """
 

@@ -1,7 +1,8 @@
 """Which answers should be there: a function of what the database says, without regard to what was written so far.
 
 Each message that was dealt with has one answer if it brought no ZIP, and one for each submission that came with it. The
-same submission sent again by the same person is answered below the newest message.
+same submission sent again by the same person is answered below the newest message. Who sends bytes that are another
+team's submission hears that, and nothing of the other team.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ from ranker.db.rules import Verdict
 from ranker.overview import SubmissionView
 from ranker.replies.answer import About, Address, Answer, TrackResult
 from ranker.replies.results import failures, is_under_way, results
+from ranker.rules.judging import deliveries, roster
+from ranker.rules.names import mailbox
 from ranker.rules.standing import standing
 from ranker.types import ReplyKind, Rule, Ruling, SubmissionState
+
+_NOT_THEIRS = (
+    "a ZIP in it has the same bytes as a submission that came from somebody else; that is noted, and nothing else was "
+    "done with it; the organizers will write to you"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +50,13 @@ def wanted(reading: Session, benchmark: Benchmark, *, organizers: str) -> list[W
     messages = list(reading.scalars(query))
     newest: dict[tuple[str, str], Message] = {}
     brought: dict[str, list[tuple[str, str]]] = defaultdict(list)  # message -> (submission, recipient)
+    not_theirs: set[str] = set()
     for message in messages:
         for delivery in known.deliveries.get(message.id, ()):
             thread = delivery.submission_id, delivery.sender or message.sender
+            if mailbox(thread[1]) not in known.owners[delivery.submission_id]:
+                not_theirs.add(message.id)
+                continue
             if thread not in brought[message.id]:
                 brought[message.id].append(thread)
             newest[thread] = message
@@ -52,42 +64,56 @@ def wanted(reading: Session, benchmark: Benchmark, *, organizers: str) -> list[W
     for message in messages:
         if message.is_automatic:
             continue
+        notes = (*message.notes, *([_NOT_THEIRS] if message.id in not_theirs else []))
         if not brought[message.id]:
-            answer = known.answer(message, None, benchmark, organizers)
+            answer = known.answer(message, None, notes, benchmark, organizers)
             found.append(Wanted(message=message, recipient=message.sender, submission_id=None, answer=answer))
         for submission, recipient in brought[message.id]:
             if newest[submission, recipient] is message:
-                answer = known.answer(message, known.views[submission], benchmark, organizers)
+                answer = known.answer(message, known.views[submission], notes, benchmark, organizers)
                 found.append(Wanted(message=message, recipient=recipient, submission_id=submission, answer=answer))
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """What the database says, by message or by submission."""
+    """What the database says, by message or by submission. `owners`: the mailboxes that may hear of a submission."""
 
     views: Mapping[str, SubmissionView]
     verdicts: Mapping[str, Sequence[Verdict]]
     deliveries: Mapping[str, Sequence[Delivery]]
     links: Mapping[str, Sequence[Link]]
     results: Mapping[str, tuple[TrackResult, ...]]
+    owners: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, reading: Session, benchmark: Benchmark) -> _Known:
-        deliveries = reading.scalars(select(Delivery).order_by(Delivery.id))
+        came = reading.scalars(select(Delivery).order_by(Delivery.id))
+        views = {view.submission.id: view for view in overview.submissions(reading)}
         return cls(
-            views={view.submission.id: view for view in overview.submissions(reading)},
+            views=views,
             verdicts=_grouped(reading.scalars(select(Verdict).order_by(Verdict.id)), "submission_id"),
-            deliveries=_grouped((each for each in deliveries if each.message_id is not None), "message_id"),
+            deliveries=_grouped((each for each in came if each.message_id is not None), "message_id"),
             links=_grouped(reading.scalars(select(Link).order_by(Link.id)), "message_id"),
             results=results(reading, benchmark),
+            owners=_owners(reading, views),
         )
 
-    def answer(self, message: Message, view: SubmissionView | None, benchmark: Benchmark, organizers: str) -> Answer:
+    def answer(
+        self,
+        message: Message,
+        view: SubmissionView | None,
+        notes: Sequence[str],
+        benchmark: Benchmark,
+        organizers: str,
+    ) -> Answer:
         kind, reasons, tracks = self._state(view, benchmark)
         verdicts: Sequence[Verdict] = ()
         if view is not None and kind in {ReplyKind.ACCEPTED, ReplyKind.RESULT}:
             verdicts = self.verdicts.get(view.submission.id, ())
+        broken = [each for each in verdicts if each.ruling == Ruling.BROKEN]
+        # Where one is broken, to mend the others would be work for nothing.
+        unsettled = broken or [each for each in verdicts if each.ruling == Ruling.PENDING]
         return Answer(
             kind=kind,
             challenge=benchmark.title,
@@ -95,13 +121,13 @@ class _Known:
             subject=message.subject,
             arrived=f"{message.arrived_at:%Y-%m-%d %H:%M:%S} UTC",
             submission=None if view is None else _about(view),
-            notes=tuple(message.notes),
+            notes=tuple(notes),
             links=tuple(
                 Address(url=link.url, state=link.state, why=link.why or "") for link in self.links.get(message.id, ())
             ),
             reasons=reasons,
             standing=str(standing(verdicts)) if kind in {ReplyKind.ACCEPTED, ReplyKind.RESULT} else "",
-            unsettled=tuple(_unsettled(each) for each in verdicts if each.ruling in {Ruling.PENDING, Ruling.BROKEN}),
+            unsettled=tuple(_unsettled(each) for each in unsettled),
             tracks=tracks,
         ).cleaned()
 
@@ -119,6 +145,21 @@ class _Known:
         if is_under_way(evaluations, benchmark) or not (tracks or reasons):
             return ReplyKind.ACCEPTED, (), ()
         return ReplyKind.RESULT, reasons, tracks
+
+
+def _owners(reading: Session, views: Mapping[str, SubmissionView]) -> dict[str, frozenset[str]]:
+    """Whose a submission is: the mailboxes of its registered team, and of the person who sent it first, unless it was
+    handed in before that as a registered team's.
+    """
+    teams, came = roster(reading), deliveries(reading)
+    found = {}
+    for key, view in views.items():
+        team = teams.match(view.submission.team, came[key]).team
+        senders = [each.sender for each in sorted(came[key], key=lambda each: each.order)]
+        first = senders[:1] if team is not None else [each for each in senders if each][:1]
+        own = () if team is None else team.addresses
+        found[key] = frozenset(mailbox(each) for each in (*own, *first) if each)
+    return found
 
 
 def _about(view: SubmissionView) -> About:

@@ -100,7 +100,7 @@ def _teammates(session: Session, submission_id: str) -> list[str] | None:
 
     Bytes that came again may be another team's by that than they were before, and then both teams are affected.
     """
-    came = _deliveries(session, None)
+    came = deliveries(session)
     if len(came[submission_id]) > 1:
         return None
     teams = roster(session)
@@ -237,7 +237,7 @@ def facts(session: Session, ids: Collection[str] | None = None) -> list[Entry]:
     def among(column: Any) -> Any:
         return _among(column, ids)
 
-    deliveries = _deliveries(session, ids)
+    came = deliveries(session, ids)
     checks: dict[str, tuple[str, dict[str, Any] | None]] = {}
     checked = select(Job.submission_id, Job.status, Job.result).where(
         Job.kind == JobKind.CHECK, among(Job.submission_id)
@@ -252,12 +252,12 @@ def facts(session: Session, ids: Collection[str] | None = None) -> list[Entry]:
     entries = []
     for key, team, received_at, report_digest in session.execute(known.where(among(Submission.id))):
         status, result = checks.get(key, (None, None))
-        came = deliveries[key] or [Delivered(arrived_at=received_at, arrived_by="the clock of this machine", source="")]
+        arrivals = came[key] or [Delivered(arrived_at=received_at, arrived_by="the clock of this machine", source="")]
         entries.append(
             Entry(
                 id=key,
                 team=team,
-                deliveries=tuple(came),
+                deliveries=tuple(arrivals),
                 is_accepted=status == Status.SUCCEEDED,
                 report_digest=report_digest,
                 report=_report(result),
@@ -271,7 +271,7 @@ def _among(column: Any, ids: Collection[str] | None) -> Any:
     return column.is_not(None) if ids is None else column.in_(ids)
 
 
-def _deliveries(session: Session, ids: Collection[str] | None) -> dict[str, list[Delivered]]:
+def deliveries(session: Session, ids: Collection[str] | None = None) -> dict[str, list[Delivered]]:
     """How these submissions (None: all) came."""
     found: dict[str, list[Delivered]] = defaultdict(list)
     arrived = select(

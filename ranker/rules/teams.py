@@ -65,18 +65,19 @@ class Roster:
     teams: tuple[RegisteredTeam, ...] = ()
 
     def match(self, name: str, deliveries: Sequence[Delivered]) -> Match:
-        """Whose submission it is: of those who sent these bytes from a registered address, the first; else, if no mail
-        brought them, the team of that name. A display name is never looked at, and a name alone, given in a mail from
-        elsewhere, proves nothing.
+        """Whose submission it is: of those who sent these bytes from a registered address, the first; but if they were
+        handed in by a person before any mail brought them, the team of that name. A display name is never looked at,
+        and a name alone, given in a mail from elsewhere, proves nothing.
         """
-        senders = [each.sender for each in sorted(deliveries, key=lambda each: each.order) if each.sender is not None]
-        for sender in senders:
-            found = self._by_mailbox.get(mailbox(sender))
-            if found is not None:
-                return Match(team=found, by=sender, is_by_address=True)
+        senders = [each.sender for each in sorted(deliveries, key=lambda each: each.order)]
+        is_by_hand = not senders or senders[0] is None
         named = self._by_name.get(folded(name))
+        for sender in filter(None, senders):
+            found = self._by_mailbox.get(mailbox(sender))
+            if found is not None and (found is named or named is None or not is_by_hand):
+                return Match(team=found, by=sender, is_by_address=True)
         if named is not None:
-            return Match(namesake=named.name) if senders else Match(team=named, by=named.name)
+            return Match(team=named, by=named.name) if is_by_hand else Match(namesake=named.name)
         alike = self._by_looks.get(skeleton(name))
         return Match(lookalike=None if alike is None else alike.name)
 

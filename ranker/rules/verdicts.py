@@ -257,7 +257,7 @@ def _deadline(entry: Entry, rules: Rules) -> Ruled:
 def _report(entry: Entry) -> Ruled:
     evidence = {"digest": entry.report_digest, "found": None if entry.report is None else dict(entry.report.found)}
     if entry.report_digest is None:
-        why = "no technical report came with it; send it as a PDF, with the same ZIP or alone in an answer"
+        why = "no technical report came with it; send it as a PDF together with the same ZIP, in one message"
     elif entry.report is None:
         why = "its technical report has not been read yet; that is done with the check"
     elif entry.report.problems:
@@ -286,7 +286,10 @@ def _disclosure(entry: Entry) -> Ruled:
             decided_by=review.by,
         )
     if entry.report_digest is None:
-        why = "no report has come that could say what the encoder was trained on; send it as a PDF"
+        why = (
+            "no report has come that could say what the encoder was trained on; send it as a PDF together with the "
+            "same ZIP, in one message"
+        )
     else:
         why = "the organizers have not yet read in the report what the encoder was trained on"
     return Ruled(rule=Rule.DISCLOSURE, ruling=Ruling.PENDING, why=why, evidence=evidence)
@@ -312,7 +315,8 @@ def _one_model(entry: Entry, counting: Entry, of: int) -> Ruled:
         return Ruled(rule=Rule.ONE_MODEL, ruling=Ruling.MET, why=why, evidence=evidence)
     why = (
         f"superseded by {counting.id}, the team's last valid submission, which arrived "
-        f"{counting.first.arrived_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; withdraw that one if this shall count"
+        f"{counting.first.arrived_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; if this one shall count, tell the "
+        "organizers to withdraw that one"
     )
     return Ruled(rule=Rule.ONE_MODEL, ruling=Ruling.BROKEN, why=why, evidence=evidence)
 
