@@ -1,6 +1,7 @@
 # make demo       from nothing to a ranked page of the sample submissions on the benchmark mini
 # make test       lint, types and the whole test suite
 # make test-long  the counts that take longer; writes docs/results/
+# make test-postgres  the suites that use a database, on a PostgreSQL server of their own
 # make test-torch  the encoder server under other versions of torch: RANKER_TORCH_PYTHONS=/a/bin/python:/b/bin/python
 # make field      the samples on recorded audio with the whole decoder (hours on a CPU); writes docs/results/field.md
 
@@ -20,7 +21,7 @@ SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: demo test test-long test-torch field lint clean
+.PHONY: demo test test-long test-postgres test-torch field lint clean
 
 demo: .make/demo-installed
 	$(BIN)/ranker data build mini
@@ -42,6 +43,9 @@ test: .make/test-installed
 
 test-long: .make/test-installed
 	RANKER_TESTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-postgres: .make/test-installed
+	RANKER_TEST_DATABASE=postgresql OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(shell grep -lE 'ranker\.db|queues import|ranker\.service|ranker\.cli import main' tests/test_*.py)
 
 # Each interpreter needs torch and numpy of its own; `python3 -m venv DIR && DIR/bin/pip install torch==2.2.2 numpy==1.26.4`.
 test-torch: .make/test-installed

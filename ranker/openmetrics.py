@@ -19,7 +19,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 import ranker
+from ranker.db.facts import size_bytes
 from ranker.db.models import Job, JobAttempt, Submission
+from ranker.db.place import database_url
 from ranker.db.rules import Event
 from ranker.home import Home
 from ranker.types import Action, JobKind, Stage, Status
@@ -119,6 +121,22 @@ def of_queue(session: Session, *, now: datetime, lease_s: float) -> list[Family]
             samples=[({}, _faults(session))],
         ),
         *_of_running(seen),
+        *_of_server(session),
+    ]
+
+
+def _of_server(session: Session) -> list[Family]:
+    """What a server holds for this home; `of_machine` tells of files."""
+    if session.get_bind().dialect.name == "sqlite":
+        return []
+    return [
+        Family(
+            name="ranker_database_size_bytes",
+            kind=Kind.GAUGE,
+            unit="bytes",
+            about="Size of the database's tables and indexes.",
+            samples=[({"file": ""}, size_bytes(session.connection()))],
+        )
     ]
 
 
@@ -229,9 +247,9 @@ def of_machine(home: Home, *, now: datetime) -> list[Family]:
     """Disk, database, accelerators, version."""
     folder = next(path for path in (home.root, *home.root.parents) if path.exists())
     disk = shutil.disk_usage(folder)
-    files = {
-        name: home.database_path.with_name(name) for name in (f"{home.database_path.name}{end}" for end in ("", "-wal"))
-    }
+    is_file = database_url(home).get_backend_name() == "sqlite"
+    names = [f"{home.database_path.name}{end}" for end in ("", "-wal")] if is_file else []
+    files = {name: home.database_path.with_name(name) for name in names}
     gpus = _gpus()
     return [
         Family(

@@ -165,6 +165,7 @@ class Action(StrEnum):
     RESUME = "resume"
     PRIORITIZE = "prioritize"
     MEND = "mend"
+    COPY_DATABASE = "copy_database"
 
 
 class Traffic(StrEnum):

@@ -18,6 +18,7 @@ from ranker.cli import tables
 from ranker.cli.audit import audit
 from ranker.cli.calibrate import calibrate
 from ranker.cli.data import data_app
+from ranker.cli.db import db_app
 from ranker.cli.doctor import doctor
 from ranker.cli.estimate import estimate
 from ranker.cli.hosts import allow_host
@@ -69,6 +70,7 @@ app = typer.Typer(
 )
 data_app.command("inspect")(data_inspect)
 app.add_typer(data_app, name="data")
+app.add_typer(db_app, name="db")
 app.command()(ingest)
 app.command()(check)
 app.add_typer(links_app, name="links")

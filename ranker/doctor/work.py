@@ -5,26 +5,57 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
-from sqlalchemy import func, select, text
+from sqlalchemy import URL, func, select, text
 from sqlalchemy.orm import Session, selectinload
 
 from ranker import queue
+from ranker.db.facts import facts
 from ranker.db.migrate import current_revision, head_revision
 from ranker.db.models import Job, Submission
+from ranker.db.place import database_url
 from ranker.db.rules import Event
-from ranker.db.session import connect, session
+from ranker.db.session import answering, connect, session
 from ranker.doctor.finding import Found, Patient, Verdict
 from ranker.types import Status
 
 _WITH = (selectinload(Job.scores), selectinload(Job.submission))
+_KEEPING = ("fsync", "synchronous_commit", "full_page_writes")
 LARGE_WAL_BYTES = 64_000_000
 """SQLite empties its log into the database at 4 MB, unless a reader that never ends keeps it from that."""
 
 
 def database(patient: Patient) -> Iterator[Found]:
-    """Its revision, and whether SQLite finds it whole."""
-    path = patient.home.database_path
+    """Its revision, and whether SQLite finds it whole, or whether a server keeps what it has said to be written."""
+    url = database_url(patient.home)
+    yield from _on_server(url) if url.get_backend_name() != "sqlite" else _in_file(patient.home.database_path)
+
+
+def _on_server(url: URL) -> Iterator[Found]:
+    engine = connect(url)
+    try:
+        with answering(engine):
+            seen = facts(engine)
+            with session(engine, read_only=True) as reading:
+                careless = [name for name in _KEEPING if reading.scalar(text(f"SHOW {name}")) == "off"]
+    finally:
+        engine.dispose()
+    what = f"PostgreSQL {seen.version}, {seen.where}"
+    if careless:
+        advice = f"set {' and '.join(f'{name} = on' for name in careless)} there, and restart it"
+        yield Verdict.WARNING, f"{what}: has {', '.join(careless)} off, a power cut can lose what was written", advice
+    elif seen.revision is None:
+        yield Verdict.OK, f"{what}: nothing in it yet; the first `ranker ingest` begins", ""
+    elif seen.revision != seen.newest_revision:
+        found = f"{what}: at revision {seen.revision}, this ranker's is {seen.newest_revision}"
+        yield Verdict.WARNING, found, "make a backup (pg_dump); the next command migrates it, and keeps no copy"
+    else:
+        size = f"{seen.size_bytes / 1e6:.1f} MB"
+        yield Verdict.OK, f"{what}: revision {seen.revision}, {seen.rows['submission']} submissions, {size}", ""
+
+
+def _in_file(path: Path) -> Iterator[Found]:
     if not path.exists():
         yield Verdict.OK, f"{path} is not there yet; the first `ranker ingest` makes it", ""
         return
@@ -51,7 +82,9 @@ def database(patient: Patient) -> Iterator[Found]:
 def write_ahead_log(patient: Patient) -> Iterator[Found]:
     """What is not in the database's own file yet."""
     size = wal_bytes(patient)
-    if size < LARGE_WAL_BYTES:
+    if database_url(patient.home).get_backend_name() != "sqlite":
+        yield Verdict.OK, "the server's matter", ""
+    elif size < LARGE_WAL_BYTES:
         yield Verdict.OK, f"{size / 1e6:.1f} MB", ""
     else:
         found = f"{size / 1e6:.0f} MB have not gone into ranker.db: some program has been reading it for very long"
@@ -60,6 +93,8 @@ def write_ahead_log(patient: Patient) -> Iterator[Found]:
 
 def wal_bytes(patient: Patient) -> int:
     """Size of the write-ahead log; 0 where there is none."""
+    if database_url(patient.home).get_backend_name() != "sqlite":
+        return 0
     path = patient.home.database_path
     log = path.with_name(f"{path.name}-wal")
     return log.stat().st_size if log.exists() else 0
@@ -122,10 +157,11 @@ def rows(patient: Patient) -> Sequence[Job]:
 @contextmanager
 def _reading(patient: Patient) -> Iterator[Session | None]:
     """A session, if there is a database that this version can read as it is."""
-    if not patient.home.database_path.exists():
+    url = database_url(patient.home)
+    if url.get_backend_name() == "sqlite" and not patient.home.database_path.exists():
         yield None
         return
-    engine = connect(patient.home.database_path)
+    engine = connect(url)
     try:
         if current_revision(engine) != head_revision():
             yield None
