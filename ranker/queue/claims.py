@@ -22,6 +22,10 @@ from ranker.types import Condition, Ending, Fault, JobKind, Progress, Status
 MAX_RETRY_DELAY_S = 600.0
 _JOB = cast("Table", Job.__table__)  # without the ORM, which takes longer than the database, where it is asked often
 _IS_PAUSED = select(Pause.give_back).where(Pause.id == 1)
+# Asked once a second for each job that runs: built once, and one question.
+_HOLDER_AND_PAUSE = select(
+    _JOB.c.status, _JOB.c.worker, _JOB.c.attempt, _IS_PAUSED.scalar_subquery().label("give_back")
+).where(_JOB.c.id == bindparam("job_id"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,9 @@ def is_asked_back(engine: Engine, claim: Claim) -> bool:
     Raises LeaseLostError if the job is another's now.
     """
     with _reading(engine) as connection:
-        _check_owner(claim, connection.execute(_holder(claim)).one_or_none())
-        pause = connection.execute(_IS_PAUSED).one_or_none()
-        return pause is not None and bool(pause.give_back)
+        found = connection.execute(_HOLDER_AND_PAUSE, {"job_id": claim.job_id}).one_or_none()
+        _check_owner(claim, None if found is None else (found.status, found.worker, found.attempt))
+        return found is not None and bool(found.give_back)
 
 
 def finish(
