@@ -172,6 +172,9 @@ class Ingest:
             left = [each for each in found if each.digest is None]
             if left:
                 yield from self._fetched(left)
+            elif done:
+                with _ours():
+                    links.tidy(self.home, done[0])
         except ParticipantError as error:
             with _ours():
                 for each in found:

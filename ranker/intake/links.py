@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -124,7 +125,7 @@ def fetched(
     Whoever else fetches the same address waits. What was brought is kept until the block ends well. Raises as
     `ranker.intake.download.download`.
     """
-    folder = home.links / hashlib.sha256(direct(url).encode()).hexdigest()[:16]
+    folder = _folder(home, url)
     with alone(folder):
         try:
             found = download(url, folder, settings=service.links, private=service.private_hosts, on_bytes=on_bytes)
@@ -151,6 +152,18 @@ def fetched(
 
         yield arrival
         forget(folder)
+
+
+def tidy(home: Home, link: LinkView) -> None:
+    """Remove what a fetch has left that was killed after its end. Raises OSError."""
+    folder = _folder(home, link.url)
+    if folder.is_dir():
+        with alone(folder):
+            forget(folder)
+
+
+def _folder(home: Home, url: str) -> Path:
+    return home.links / hashlib.sha256(direct(url).encode()).hexdigest()[:16]
 
 
 def settle(session: Session, link: LinkView, submission: Submission, arrival: Arrival, *, now: datetime) -> None:
