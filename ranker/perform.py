@@ -83,6 +83,14 @@ class StopSignal:
         if self._main is not None:
             signal.pthread_kill(self._main, signal.SIGUSR1)
 
+    def kill(self) -> None:
+        """From another thread: end this process at once, with the main thread's place in the log. Without `install`,
+        nothing happens.
+        """
+        if self._main is not None:
+            faulthandler.dump_traceback()
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def _drop(self, _number: int, _frame: FrameType | None) -> None:
         if self._armed:
             self._armed = False

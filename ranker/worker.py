@@ -49,22 +49,30 @@ log = logging.getLogger("ranker.worker")
 EXIT_DONE = 0
 EXIT_ORGANIZER = 1
 PROGRESS_INTERVAL_S = 1.0
+LEAVING_S = 60.0
+"""How long a process may take to leave a job that it has lost, its sandbox's end included."""
 
 
 class Heart:
     """The thread that keeps a claim alive and writes its latest progress while the main thread works.
 
     About once a second it looks whether the job is still ours, and wanted. If it is another's, or was cancelled,
-    `on_lost` is called, in this thread.
+    `on_lost` is called, in this thread; and `on_stuck`, if the main thread has not left us LEAVING_S later.
     """
 
     def __init__(
-        self, engine: Engine, claim: Claim, lease_s: float, on_lost: Callable[[], None] = lambda: None
+        self,
+        engine: Engine,
+        claim: Claim,
+        lease_s: float,
+        on_lost: Callable[[], None] = lambda: None,
+        on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._claim = claim
         self._lease_s = lease_s
         self._on_lost = on_lost
+        self._on_stuck = on_stuck
         self._asked_back = False
         self._progress: Progress | None = None
         self._lost: LeaseLostError | None = None
@@ -104,6 +112,10 @@ class Heart:
             except LeaseLostError as error:
                 self._lost = error
                 self._on_lost()
+                if not self._stopped.wait(LEAVING_S):
+                    what = f"{error}; {LEAVING_S:.0f} s later it still has not stopped: the process ends itself"
+                    tell(log, Happening.LEASE_LOST, what, level=logging.ERROR)
+                    self._on_stuck()
                 return
             except SQLAlchemyError as error:
                 # The lease outlives three missed beats; if it runs out all the same, the fence keeps us from writing.
@@ -168,7 +180,8 @@ class Worker:
 
     def _attempt(self, claim: Claim, folder: Path) -> Fault | None:
         try:
-            with Heart(self.engine, claim, self.service.lease_s, self.stop.drop) as heart, self.stop.armed():
+            lease_s = self.service.lease_s
+            with Heart(self.engine, claim, lease_s, self.stop.drop, self.stop.kill) as heart, self.stop.armed():
                 reporter = Reporter(claim, heart.report)
                 context = JobContext(
                     home=self.home,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ranker import queue
 from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
 from ranker.errors import InfraError
+from ranker.executors import base
 from ranker.executors.gpus import Gpu, Memory, driver_gpus, gpus, memory, torch_has_cuda
 from ranker.executors.local import Local, environments_of, places
 from ranker.home import Home
@@ -110,6 +111,42 @@ def test_a_worker_that_hangs_loses_its_place(engine: Engine, home: Home) -> None
     run(home, SERVICE.model_copy(update={"lease_s": 2.0}), ids, workers=1, command=command(home, body))
     done = jobs(engine)[0]
     assert (done.status, done.attempt, (done.result or {})["attempt"]) == (Status.SUCCEEDED, 2, 2)
+
+
+def test_a_machine_that_slept_takes_no_job_from_a_worker_that_lives(
+    engine: Engine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks with a clock that leaps an hour ahead between two looks, as when a laptop wakes: the worker's lease seems
+    to have run out, and is left until it had time for a heartbeat. Real silence, later, costs it the job.
+    """
+    (number,) = enqueue(engine, 1)
+    assert queue.claim(engine, worker=queue.worker_id(), now=NOW, lease_s=60) is not None
+    hour, seen = 3600.0, []
+    moments = [0.0, hour + 1.0, hour + 20.0, hour + 70.0]  # what the wall clock says, ...
+    monotonic = [0.0, 1.0, 20.0, 70.0]  # ... and the one that stood meanwhile
+    looks = iter(zip(moments, monotonic, strict=True))
+
+    class Clock:
+        def __init__(self) -> None:
+            self.wall, self.steady = next(looks)
+
+        def monotonic(self) -> float:
+            return self.steady
+
+        def sleep(self, _: float) -> None:
+            seen.append(jobs(engine)[0].status)
+            if len(seen) == len(moments):
+                raise KeyboardInterrupt
+            self.wall, self.steady = next(looks)
+
+    clock = Clock()
+    monkeypatch.setattr(base, "time", clock)
+    monkeypatch.setattr(base, "REAP_EVERY_TICKS", 1)
+    monkeypatch.setattr(base, "_now", lambda: NOW + timedelta(seconds=clock.wall))
+    service = Service(retry_delay_s=0, infra_attempts=3, lease_s=60)
+    with pytest.raises(KeyboardInterrupt):
+        base.run_processes(home, service, [number], command=["false"], environments=[], on_tick=lambda: None)
+    assert seen == [Status.RUNNING, Status.RUNNING, Status.RUNNING, Status.QUEUED]
 
 
 def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Home) -> None:

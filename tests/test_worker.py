@@ -385,6 +385,34 @@ def test_a_cancelled_job_stops_though_it_never_reports(engine: Engine, home: Hom
     assert (job(engine, 1).status, job(engine, 2).status) == (Status.CANCELLED, Status.SUCCEEDED)
 
 
+def test_a_process_that_cannot_leave_a_cancelled_job_ends_itself(engine: Engine, home: Home) -> None:
+    """Attacks with a handler that no interruption reaches: its place would be taken for ever. It dies, and its log says
+    where it hung.
+    """
+    enqueue(engine)
+    body = textwrap.dedent(
+        f"""
+        import ranker.worker
+        ranker.worker.LEAVING_S = 0.1
+        {ANNOUNCE.strip()}
+        while True:
+            try:
+                while True: os.sched_yield()
+            except KeyboardInterrupt:
+                (context.home.root / "deaf").touch()
+        """
+    )
+    with started(home, body) as process:
+        with session(engine) as writing:
+            assert queue.cancel(writing, job_id=1, now=NOW)
+        assert process.wait() == -signal.SIGKILL
+    assert (home.root / "deaf").exists()
+    assert job(engine).status == Status.CANCELLED
+    said = (home.runs / TEAM / job(engine).key[:12] / "attempt-0001" / "worker.log").read_text()
+    assert "still has not stopped" in said
+    assert "script.py" in said
+
+
 def test_a_job_that_is_asked_back_rests_where_it_loses_nothing(engine: Engine, home: Home) -> None:
     """Attacks `ranker pause --now`: reports go on, the next rest gives the job back without penalty; a pause that asks
     for nothing lets it end.

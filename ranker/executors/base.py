@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from ranker.types import Fault, Status
 
 TICK_S = 0.2
 REAP_EVERY_TICKS = 5
+JUMP_S = 1.0
 
 
 class Executor(Protocol):
@@ -93,6 +94,35 @@ class _Seen:
     is_paused: bool
 
 
+class Patience:
+    """The time by which leases are judged, by someone who looks about once a second.
+
+    When the clock leaps ahead (a laptop that slept, a clock that was set), every lease seems to have run out, though
+    nobody fell silent: until living workers had the time for two heartbeats (each a quarter of a lease), the leap is
+    not counted.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self._grace_s = lease_s / 2
+        self._offset: float | None = None
+        self._leap = timedelta()
+        self._until = 0.0
+
+    def judged(self, now: datetime, monotonic: float) -> datetime:
+        """`now`, less the leap while that is not counted; `monotonic`: seconds by a clock that nobody sets, and that
+        stands while the machine sleeps (CLOCK_MONOTONIC).
+        """
+        if monotonic >= self._until:
+            self._leap = timedelta()
+        offset = now.timestamp() - monotonic
+        leap_s = 0.0 if self._offset is None else offset - self._offset
+        self._offset = offset
+        if leap_s > JUMP_S:
+            self._leap += timedelta(seconds=leap_s)
+            self._until = monotonic + self._grace_s
+        return now - self._leap
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Watch:
     """Looks at jobs (None: all) until none of them is queued or running any more."""
@@ -103,18 +133,12 @@ class _Watch:
 
     def supervise(self, pool: Pool, on_tick: Callable[[], None], *, until_empty: bool) -> None:
         """Keep enough workers alive; take jobs from the dead."""
+        patience = Patience(self.service.lease_s)
         for tick in count():
             seen = self._look()
             deaths = pool.bury(seen.begun)
             if deaths or tick % REAP_EVERY_TICKS == 0:
-                pool.kill_overdue(seen.running, _now())
-                queue.reap(
-                    self.engine,
-                    now=_now(),
-                    is_dead=queue.is_dead_here,
-                    max_infra_attempts=self.service.infra_attempts,
-                    lease_s=self.service.lease_s,
-                )
+                self._take_back(pool, seen.running, patience)
                 seen = self._look()
             if self.job_ids is not None:
                 _raise_organizer_fault(seen.broken)
@@ -124,6 +148,19 @@ class _Watch:
                 pool.fill(seen.queued + len(seen.running))
             on_tick()
             time.sleep(TICK_S)
+
+    def _take_back(self, pool: Pool, running: Sequence[Job], patience: Patience) -> None:
+        """End workers of ours that hang, and queue what they and the dead were doing."""
+        now = _now()
+        judged = patience.judged(now, time.monotonic())
+        pool.kill_overdue(running, judged)
+        queue.reap(
+            self.engine,
+            now=judged,
+            is_dead=queue.is_dead_here,
+            max_infra_attempts=self.service.infra_attempts,
+            lease_s=self.service.lease_s if judged == now else None,  # new leases reach beyond the judged time
+        )
 
     def _look(self) -> _Seen:
         """Light enough for several times a second: of jobs that wait, only the ids are read."""
