@@ -22,7 +22,7 @@ import torch
 
 from ranker.conditions import data_of, models_of, training_key
 from ranker.config import Recipe, Task, TrackPart
-from ranker.data.shards import scored_clips, training_data
+from ranker.data.shards import clusters, scored_clips, training_data
 from ranker.digest import file_digest
 from ranker.durable import remove_pieces, whole_file
 from ranker.errors import InfraError, OrganizerError
@@ -123,7 +123,9 @@ def evaluate(context: JobContext) -> Outcome:
 def _evaluate(run: _Run, started_at: datetime) -> Outcome:
     context = run.context
     for task in run.part.tasks:
-        scored_clips(run.data, task.test.shards, task.test.key)  # that a test set is broken is told before training
+        clips = scored_clips(run.data, task.test.shards, task.test.key)  # what is broken is told before training
+        if task.test.cluster is not None:
+            clusters(clips, task.test.cluster)
     threads = _fixed_threads(run)
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -437,8 +439,12 @@ def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness)
         for reference in clip.references(task.test.key)
     ]
     result = compute_metric(task.metric, scored, num_classes=task.num_classes, models=models_of(run.part))
+    items = result.items
+    if task.test.cluster is not None:  # for intervals; no score depends on it
+        of_clip = zip([clip.id for clip in clips], clusters(clips, task.test.cluster), strict=True)
+        items = items.assign(cluster=items["clip"].map(dict(of_clip)))
     with whole_file(run.folder / "predictions" / f"{task.name}.parquet") as temporary:
-        result.items.to_parquet(temporary, index=False)
+        items.to_parquet(temporary, index=False)
     blind = _blind(run, task, scored)
     run.lap(Stage.SCORE)
     return {"metric": result.name, "value": result.value, "blind": blind, "items": len(result.items)}

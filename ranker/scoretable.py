@@ -13,16 +13,19 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ranker import uncertainty
 from ranker.config import RankedBenchmark, RankedTask, RankedTrack
 from ranker.errors import ConfigError, UsageError
-from ranker.scoring import rank
-from ranker.types import Group
+from ranker.scoring import normalize, rank
+from ranker.types import Group, Resampling
+from ranker.uncertainty import Agreement, Alternative, Certainty
 
 _TEAM = "team"
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -52,7 +55,8 @@ class RankedRow:
     """One team. An incomplete one has no rank and no score, and lists what is `missing`.
 
     `groups` holds the mean of each of the track's groups, None unless the team has all of its tasks; `raw` the scores
-    as they were given, None where there is none.
+    as they were given, None where there is none. `interval`: (low, high) of the score, and `sure`: how sure the rank
+    is; both by drawing tasks, not test items, with replacement, for nothing else is known. None without a rank.
     """
 
     team: str
@@ -61,11 +65,17 @@ class RankedRow:
     groups: Mapping[Group, float | None]
     raw: Mapping[str, float | None]
     missing: tuple[str, ...]
+    interval: tuple[float, float] | None = None
+    sure: Certainty | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRanking:
-    """One track of the table, ranked: best first, equals by name, then the incomplete by name."""
+    """One track of the table, ranked: best first, equals by name, then the incomplete by name.
+
+    `alternatives`: ranks of the ranked rows under other choices of the committee. `agreement`: how alike public and
+    hidden tasks order them; None without both groups. `resampling`: what intervals let vary.
+    """
 
     benchmark: str
     benchmark_title: str
@@ -73,6 +83,9 @@ class TableRanking:
     track_title: str
     tasks: tuple[RankedTask, ...]
     rows: tuple[RankedRow, ...]
+    alternatives: tuple[Alternative, ...] = ()
+    agreement: Agreement | None = None
+    resampling: Resampling = Resampling.TASKS
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -83,16 +96,36 @@ class TableRanking:
         """What `ranker rank --scores --json` prints. A group that the track does not have is null."""
         return {
             "track": self.track,
+            "resampling": self.resampling,
+            "agreement": None if self.agreement is None else asdict(self.agreement),
             "rows": [
                 {
                     "team": row.team,
                     "rank": row.rank,
                     "score": row.score,
+                    "interval": _bounds("low", "high", row.interval),
+                    "rank_interval": _bounds(
+                        "best", "worst", None if row.sure is None else (row.sure.best, row.sure.worst)
+                    ),
+                    "p_first": row.sure and row.sure.first,
+                    "p_next": row.sure and row.sure.p_next,
+                    "tier": row.sure and row.sure.tier,
                     "groups": {group.value: row.groups.get(group) for group in Group},
                     "missing": list(row.missing),
                 }
                 for row in self.rows
             ],
+        }
+
+    def sensitivity_json(self) -> dict[str, Any]:
+        """What `ranker rank --scores --sensitivity --json` prints; `ranks` go with `teams`."""
+        ranked = [row for row in self.rows if row.rank is not None]
+        return {
+            "track": self.track,
+            "teams": [row.team for row in ranked],
+            "ranks": [row.rank for row in ranked],
+            "alternatives": [asdict(each) for each in self.alternatives],
+            "agreement": None if self.agreement is None else asdict(self.agreement),
         }
 
 
@@ -300,14 +333,44 @@ def _ranking(found: _Matched, benchmark: RankedBenchmark, name: str) -> TableRan
     raw = raw.loc[sorted(raw.index, key=lambda team: (team.casefold(), team))]
     ranked = rank(raw, track)
     given = raw.to_dict(orient="index")
+    rows = [_row(team, entry, given[team]) for team, entry in ranked.iterrows()]
+    complete = raw.loc[[row.team for row in rows if row.rank is not None]]
+    sure, agreement = _certain(rows, complete, track, (benchmark.name, name))
     return TableRanking(
         benchmark=benchmark.name,
         benchmark_title=benchmark.title,
         track=name,
         track_title=track.title,
         tasks=track.active_tasks,
-        rows=tuple(_row(team, entry, given[team]) for team, entry in ranked.iterrows()),
+        rows=tuple(sure),
+        alternatives=uncertainty.alternatives(complete, track, {}),
+        agreement=agreement,
     )
+
+
+def _certain(
+    rows: list[RankedRow], complete: pd.DataFrame, track: RankedTrack, identity: tuple[str, ...]
+) -> tuple[list[RankedRow], Agreement | None]:
+    """The rows with what drawing tasks says of them; `complete` holds the raw scores of those that have a rank."""
+    if complete.empty:
+        return rows, None
+    normalized = normalize(complete[[task.name for task in track.active_tasks]], track).to_numpy(dtype=np.float64)
+    draws = uncertainty.draws_over_tasks(normalized, track, seed=uncertainty.seed_of(*identity, Resampling.TASKS))
+    ranked, rest = rows[: len(complete)], rows[len(complete) :]
+    scores = np.array([row.score for row in ranked], dtype=np.float64)
+    found = zip(ranked, draws.track, uncertainty.certainties(scores, draws.track), strict=True)
+    sure = [replace(row, interval=uncertainty.interval(own), sure=each) for row, own, each in found]
+    if set(draws.groups) != set(Group):
+        return [*sure, *rest], None
+    means = {group: np.array([row.groups[group] for row in ranked], dtype=np.float64) for group in Group}
+    first, second = Group
+    return [*sure, *rest], uncertainty.agreement(
+        (first.value, second.value), (means[first], means[second]), (draws.groups[first], draws.groups[second])
+    )
+
+
+def _bounds(low: str, high: str, values: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if values is None else {low: values[0], high: values[1]}
 
 
 def _row(team: Any, entry: pd.Series[Any], given: Mapping[Any, float]) -> RankedRow:

@@ -17,7 +17,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from ranker import config
-from ranker.board import Board, assemble, conditions, ranking_json
+from ranker.baseline import Baseline
+from ranker.board import Board, RankInterval, assemble, conditions, ranking_json
 from ranker.config import Benchmark, Recipe, Task, Track
 from ranker.db.models import Job, Score, Submission
 from ranker.db.rules import Verdict
@@ -27,6 +28,7 @@ from ranker.home import Home
 from ranker.metrics import Pair, evaluate
 from ranker.types import (
     Action,
+    Choice,
     Condition,
     Domain,
     Fault,
@@ -276,8 +278,8 @@ def test_conditions_never_mix(place: Place) -> None:
 
 
 def test_the_default_board(place: Place) -> None:
-    """The recipe's own seed, fewest reasons to call it a demonstration, most submissions, then the most recent; listed in
-    that order, further seeds last.
+    """The recipe's own seed, fewest reasons to call it a demonstration, most submissions, then the most recent; listed
+    in that order, further seeds last.
     """
     bench = benchmark()
     shown, two, old, new = (
@@ -388,19 +390,34 @@ def test_exports_say_the_same_as_the_board(place: Place) -> None:
     place.evaluate(place.submit("a"), condition(bench), {"keyword": 30, "pitch": 20})
     place.evaluate(place.submit("b"), condition(bench), {"keyword": 30})
     board = place.board(bench)
+    sure = board.rows[0]
+    assert sure.interval is not None
     assert json.loads(json.dumps(ranking_json(board), allow_nan=False)) == {
         "benchmark": bench.name,
         "track": "A",
         "condition": condition(bench).digest,
         "seed": 42,
         "demonstration": [],
+        "intervals": {
+            "level": 0.95,
+            "resamples": 2000,
+            "resampling": "test items",
+            "given": "given one training run",
+        },
+        "agreement": None,
         "rows": [
             {
                 "team": "a",
                 "submission": board.rows[0].submission_id,
                 "standing": "ranked",
+                "baseline": False,
                 "rank": 1,
                 "score": 0.5,
+                "interval": {"low": sure.interval.low, "high": sure.interval.high},
+                "rank_interval": {"best": 1, "worst": 1},
+                "p_first": 1.0,
+                "p_next": None,
+                "tier": 1,
                 "groups": {"public": 0.5},
                 "tasks": {"keyword": 0.5, "pitch": 0.5},
                 "missing": [],
@@ -410,8 +427,14 @@ def test_exports_say_the_same_as_the_board(place: Place) -> None:
                 "team": "b",
                 "submission": board.rows[1].submission_id,
                 "standing": "ranked",
+                "baseline": False,
                 "rank": None,
                 "score": None,
+                "interval": None,
+                "rank_interval": None,
+                "p_first": None,
+                "p_next": None,
+                "tier": None,
                 "groups": {"public": None},
                 "tasks": {"keyword": 0.5, "pitch": None},
                 "missing": ["pitch"],
@@ -420,9 +443,10 @@ def test_exports_say_the_same_as_the_board(place: Place) -> None:
         ],
     }
     frame = board.to_frame()
-    names = ["rank", "team", "submission", "score", "score.low", "score.high", "mean.public"]
+    names = ["rank", "team", "submission", "score", "score.low", "score.high"]
+    names += ["rank.low", "rank.high", "p_first", "p_next", "tier", "mean.public"]
     names += [f"{task}{end}" for task in TASKS for end in ("", ".low", ".high")]
-    assert list(frame.columns) == [*names, "missing", "standing"]
+    assert list(frame.columns) == [*names, "missing", "standing", "baseline"]
     assert frame["rank"].tolist() == [1, pd.NA]
     cell = board.rows[0].cells["pitch"]
     assert cell.interval is not None
@@ -527,3 +551,139 @@ def test_a_board_of_pending_submissions_alone(place: Place) -> None:
     other = place.submit("b")
     place.evaluate(other, condition(benchmark(), device="another"), {"keyword": 3, "pitch": 2})
     assert place.board(benchmark()).condition.device == "another"
+
+
+# -- how sure ranks are, and what would be under other choices
+
+
+def test_what_a_board_says_of_its_ranks(place: Place) -> None:
+    """Two that differ by one clip share a group, and in draws without it a rank; one far below has a place of its own;
+    other choices are ranked for exactly the ranked rows.
+    """
+    bench = benchmark(weight=3.0)
+    for team, right in (("a", (50, 31)), ("b", (50, 30)), ("c", (20, 8))):
+        place.evaluate(place.submit(team), condition(bench), dict(zip(TASKS, right, strict=True)))
+    place.submit("waiting")
+    board = place.board(bench)
+    ranks = [(row.rank, row.rank_interval, row.tier, row.distinct_from_next) for row in board.rows]
+    assert ranks == [
+        (1, RankInterval(best=1, worst=1), 1, False),
+        (2, RankInterval(best=1, worst=2), 1, True),
+        (3, RankInterval(best=3, worst=3), 2, None),
+        (None, None, None, None),
+    ]
+    a, b, c, waiting = board.rows
+    assert (c.p_first, waiting.p_first, waiting.p_next, c.p_next) == (0.0, None, None, None)
+    assert a.p_first is not None
+    assert b.p_first is not None
+    assert a.p_first > b.p_first > 0.0
+    assert [column.units for column in board.columns] == [60, 40]
+    assert {column.unit for column in board.columns} == {"clip"}
+    assert {len(each.ranks) for each in board.alternatives} == {3}
+    without = {each.task: each for each in board.alternatives if each.choice is Choice.LEFT_OUT}
+    assert without["pitch"].ranks == (1, 1, 3)
+    assert without["pitch"].changed == 1
+    json.dumps(board.to_json(), allow_nan=False)
+
+
+def test_public_against_hidden_tasks(place: Place) -> None:
+    """Three teams in opposite order on hidden tasks: tau-b is -1; a track without hidden tasks has none."""
+    bench = benchmark(group=Group.HIDDEN, trained=Trained.WITH_PUBLIC)
+    for team, right in (("a", (60, 2)), ("b", (40, 20)), ("c", (10, 39))):
+        place.evaluate(place.submit(team), condition(bench), dict(zip(TASKS, right, strict=True)))
+    found = place.board(bench).agreement
+    assert found is not None
+    assert (found.first, found.second, found.tau, found.teams) == ("public", "hidden", -1.0, 3)
+    assert found.low <= -1.0 <= found.high < 0.0
+
+
+def baseline(name: str, *, ranked: bool = False) -> Baseline:
+    fields = {"how": "-", "source": "-", "tolerance": 0.1, "published": {"A": {"keyword": 0.5}}, "ranked": ranked}
+    return Baseline(name=name, submission=name, **fields)
+
+
+def test_a_baseline_stands_in_place_and_takes_no_rank(place: Place) -> None:
+    """Between two teams, and below its equal: nobody's rank counts it. The rules hold for it, an incomplete one stands
+    with the incomplete, and one that is `ranked` is a team like others.
+    """
+    names = ("equal", "bare", "late")
+    bench = benchmark().model_copy(update={"baselines": tuple(map(baseline, names))})
+    under = condition(bench)
+    ids = {}
+    for team, right in (("first", 60), ("second", 30), ("equal", 30), ("third", 10), ("late", 40)):
+        ids[team] = place.submit(team)
+        place.evaluate(ids[team], under, {"keyword": right, "pitch": right * 2 // 3})
+    place.evaluate(place.submit("bare"), under, {"keyword": 5})
+    judged(place, ids["late"], Rule.DEADLINE, Ruling.BROKEN)
+    board = place.board(bench)
+    assert [(row.team, row.rank, row.is_baseline) for row in board.rows] == [
+        ("first", 1, False),
+        ("second", 2, False),
+        ("equal", None, True),
+        ("third", 3, False),
+        ("bare", None, True),
+    ]
+    shown = board.rows[2]
+    assert shown.score == board.rows[1].score
+    assert shown.interval == board.rows[1].interval
+    assert (shown.missing, shown.pending, shown.rank_interval, shown.tier) == ((), (), None, None)
+    assert {len(each.ranks) for each in board.alternatives} == {3}
+    frame = board.to_frame()
+    assert frame["baseline"].tolist() == [False, False, True, False, True]
+    taking_part = benchmark().model_copy(update={"baselines": (baseline("equal", ranked=True),)})
+    assert [row.rank for row in place.board(taking_part).rows] == [1, 2, 2, 4, None]
+
+
+def test_a_repeated_run_widens_its_interval_by_the_seeds(place: Place) -> None:
+    """Deviation pooled over the submissions that were repeated, intervals of both kinds of chance for these alone, on
+    the task and, where all of the track was repeated, on the track.
+    """
+    bench = benchmark()
+    under = condition(bench)
+    repeated, other, once = place.submit("repeated"), place.submit("other"), place.submit("once")
+    for submission in (repeated, other, once):
+        place.evaluate(submission, under, {"keyword": 30, "pitch": 20})
+    place.evaluate(repeated, under, {"keyword": 36, "pitch": 20}, seed=7)
+    place.evaluate(repeated, condition(bench, device="another"), {"keyword": 1, "pitch": 1}, seed=9)
+    place.evaluate(other, under, {"keyword": 30}, seed=7)
+    rows = {row.team: row for row in place.board(bench).rows}
+    cell = rows["repeated"].cells["keyword"]
+    assert cell.repeats is not None
+    assert cell.interval is not None
+    assert (cell.repeats.seeds, cell.repeats.values, cell.repeats.freedom) == ((42, 7), (0.5, 0.6), 2)
+    assert cell.repeats.deviation == pytest.approx((0.1**2 / 2 / 2) ** 0.5)  # variances 0.005 and 0, one freedom each
+    half = 4.303 * cell.repeats.deviation  # t of 2 degrees of freedom
+    assert cell.repeats.interval.high == pytest.approx(0.5 + math.hypot(cell.interval.high - 0.5, half), rel=0.01)
+    assert cell.repeats.interval.low == pytest.approx(0.5 - math.hypot(0.5 - cell.interval.low, half), rel=0.01)
+    whole = rows["repeated"].repeats
+    assert whole is not None
+    assert whole.values == pytest.approx((0.5, 0.55))
+    assert whole.freedom == 1
+    assert rows["other"].cells["keyword"].repeats is not None
+    assert rows["other"].repeats is None
+    assert rows["once"].repeats is None
+    assert all(each.repeats is None for each in rows["once"].cells.values())
+
+
+def test_named_clusters_are_drawn_together(place: Place) -> None:
+    """Six speakers of ten clips each, all right or all wrong: a far wider interval, and the column says of what."""
+    plain = benchmark()
+    named = [
+        task.model_copy(update={"test": task.test.model_copy(update={"cluster": "speaker"})})
+        for task in plain.tracks["A"].tasks
+    ]
+    track = plain.tracks["A"].model_copy(update={"tasks": tuple(named)})
+    bench = plain.model_copy(update={"tracks": plain.tracks | {"A": track}})
+    assert bench.measurement_digest("A") == plain.measurement_digest("A")
+    job = place.evaluate(place.submit("a"), condition(bench), {"keyword": 30, "pitch": 20})
+    path = place.home.root / next(score.predictions for score in job.scores if score.task == "keyword")
+    items = pd.read_parquet(path)
+    items.assign(cluster=[f"s{i // 10}" for i in range(60)]).to_parquet(path)
+    widths = []
+    for each in (plain, bench):
+        (row,) = (board := place.board(each)).rows
+        interval = row.cells["keyword"].interval
+        assert interval is not None
+        widths.append(interval.high - interval.low)
+    assert widths[1] > 3 * widths[0]
+    assert [(column.unit, column.units) for column in board.columns] == [("speaker", 6), ("clip", 40)]

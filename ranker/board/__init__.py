@@ -12,6 +12,7 @@ from ranker.board.values import (
     Row,
     TaskColumn,
     ranking_json,
+    sensitivity_json,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "conditions",
     "evidence",
     "ranking_json",
+    "sensitivity_json",
 ]

@@ -236,3 +236,18 @@ def ranking_json(board: Board) -> dict[str, Any]:
             for row in board.rows
         ],
     }
+
+
+def sensitivity_json(board: Board) -> dict[str, Any]:
+    """What `ranker rank --sensitivity --json` prints: `ranks` here and in each alternative go with `teams`."""
+    ranked = [row for row in board.rows if row.rank is not None]
+    return {
+        "benchmark": board.benchmark,
+        "track": board.track,
+        "condition": board.condition.digest,
+        "teams": [row.team for row in ranked],
+        "submissions": [row.submission_id for row in ranked],
+        "ranks": [row.rank for row in ranked],
+        "alternatives": [asdict(each) for each in board.alternatives],
+        "agreement": None if board.agreement is None else asdict(board.agreement),
+    }

@@ -199,6 +199,20 @@ def scored_clips(root: Path, patterns: Sequence[str], keys: Sequence[str]) -> li
     return clips
 
 
+def clusters(clips: Sequence[Clip], field: str) -> list[str]:
+    """What the `field` of each clip's JSON says, as text: clips with the same value there are not independent.
+
+    Raises OrganizerError, naming the first, where a clip has neither text nor a number there.
+    """
+    for clip in clips:
+        if not isinstance(clip.fields.get(field), str | int | float):
+            raise OrganizerError(
+                f"clip {clip.id}: field {field!r}, by which the benchmark's file groups test clips (`cluster`), holds "
+                f"{clip.fields.get(field)!r}; text or a number is needed, so correct the shards, or the file"
+            )
+    return [str(clip.fields[field]) for clip in clips]
+
+
 def _labelled(shard: Shard, keys: Sequence[str]) -> tuple[tuple[Clip, ...], tuple[Defect, ...]]:
     """The clips of a shard that have a reference, and the defects of the others."""
     kept, defects = [], list(shard.defects)

@@ -2,7 +2,7 @@
 
 from ranker.metrics.caption import computed_name, parse_name
 from ranker.metrics.caption_models import CaptionModels, caption_models
-from ranker.metrics.registry import blind_answer, blind_value, evaluate, reweighted
+from ranker.metrics.registry import blind_answer, blind_value, evaluate, reweighted, reweighted_all
 from ranker.metrics.table import Predictions, read_predictions
 from ranker.metrics.values import MetricResult, Pair
 
@@ -19,4 +19,5 @@ __all__ = [
     "parse_name",
     "read_predictions",
     "reweighted",
+    "reweighted_all",
 ]

@@ -40,19 +40,36 @@ def reweighted_average_precision(items: pd.DataFrame, weights: FloatArray, num_c
     in closed form. A class whose positives all have weight 0 was not measured by this draw: it gets the mean of the
     classes that were, not 0, or every interval would lie too low.
     """
-    truth, predicted = _matrices(list(items["reference"]), list(items["candidate"]), num_classes)
-    positive, called, both = weights @ truth, weights @ predicted, weights @ (truth * predicted)  # (B, classes)
-    total = weights.sum(axis=1, keepdims=True)  # (B, 1)
+    values: FloatArray = reweighted_average_precisions([items], weights, num_classes)[0]
+    return values
+
+
+def reweighted_average_precisions(tables: Sequence[pd.DataFrame], weights: FloatArray, num_classes: int) -> FloatArray:
+    """`reweighted_average_precision` of S tables with the same references in the same rows: (S, B)."""
+    truth, index = _truth(list(tables[0]["reference"]), num_classes)
+    positive = weights @ truth  # (B, classes)
     measured = positive > 0
-    recall = np.divide(both, positive, out=np.zeros_like(both), where=measured)
-    precision = np.divide(both, called, out=np.zeros_like(both), where=called > 0)
-    scores = np.where(measured, recall * precision + (1 - recall) * positive / total, 0.0)
-    values: FloatArray = scores.sum(axis=1) / np.maximum(measured.sum(axis=1), 1) * truth.shape[1] / num_classes
+    prevalence = positive / weights.sum(axis=1, keepdims=True)
+    share = truth.shape[1] / num_classes / np.maximum(measured.sum(axis=1), 1)  # (B,)
+    values = np.empty((len(tables), len(weights)))
+    for row, table in enumerate(tables):
+        predicted = _indicator([split_labels(text) for text in table["candidate"]], index)
+        called, both = weights @ predicted, weights @ (truth * predicted)
+        recall = np.divide(both, positive, out=np.zeros_like(both), where=measured)
+        precision = np.divide(both, called, out=np.zeros_like(both), where=called > 0)
+        scores = np.where(measured, recall * precision + (1 - recall) * prevalence, 0.0)
+        values[row] = scores.sum(axis=1) * share
     return values
 
 
 def _matrices(references: Sequence[str], candidates: Sequence[str], num_classes: int) -> tuple[FloatArray, FloatArray]:
     """0/1 matrices (pairs, classes seen in the references) of what is true and what was predicted."""
+    truth, index = _truth(references, num_classes)
+    return truth, _indicator([split_labels(text) for text in candidates], index)
+
+
+def _truth(references: Sequence[str], num_classes: int) -> tuple[FloatArray, dict[str, int]]:
+    """0/1 matrix (pairs, classes) of what is true, and each class's column."""
     true_labels = [split_labels(text) for text in references]
     classes = sorted(frozenset().union(*true_labels))
     if not classes:
@@ -62,7 +79,7 @@ def _matrices(references: Sequence[str], candidates: Sequence[str], num_classes:
             f"the references hold {len(classes)} different labels, but the task's num_classes is {num_classes}"
         )
     index = {label: column for column, label in enumerate(classes)}
-    return _indicator(true_labels, index), _indicator([split_labels(text) for text in candidates], index)
+    return _indicator(true_labels, index), index
 
 
 def _indicator(labels: Sequence[frozenset[str]], index: dict[str, int]) -> npt.NDArray[np.float64]:

@@ -86,9 +86,15 @@ def reweighted_caption_score(metric: MetricName, items: pd.DataFrame, weights: F
     For DATE this holds the items as they are: each depends on which other clips are in the set, and is not computed
     again for another draw of them.
     """
-    if metric in _PER_CLIP:
-        weights = weights / items.groupby("clip")["clip"].transform("size").to_numpy(dtype=np.float64)
-    return weighted_mean(items, weights)
+    return weighted_mean(items, caption_weights(metric, items, weights))
+
+
+def caption_weights(metric: MetricName, items: pd.DataFrame, weights: FloatArray) -> FloatArray:
+    """What each item counts under each row of `weights` (B, N)."""
+    if metric not in _PER_CLIP:
+        return weights
+    shared: FloatArray = weights / items.groupby("clip")["clip"].transform("size").to_numpy(dtype=np.float64)
+    return shared
 
 
 def discrimination(candidates: FloatArray, references: FloatArray, own: FloatArray) -> FloatArray:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from ranker.errors import OrganizerError
 from ranker.metrics.accuracy import accuracy
-from ranker.metrics.average_precision import mean_average_precision, reweighted_average_precision
-from ranker.metrics.caption import caption_score, reweighted_caption_score
+from ranker.metrics.average_precision import (
+    mean_average_precision,
+    reweighted_average_precision,
+    reweighted_average_precisions,
+)
+from ranker.metrics.caption import caption_score, caption_weights, reweighted_caption_score
 from ranker.metrics.caption_models import CaptionModels
 from ranker.metrics.error_rate import inverse_character_error_rate, inverse_word_error_rate, reweighted_inverse_rate
-from ranker.metrics.values import FloatArray, MetricResult, Pair, weighted_mean
+from ranker.metrics.values import FloatArray, MetricResult, Pair, weighted_mean, weighted_means
 from ranker.types import MetricName
 
 
@@ -64,6 +69,21 @@ def reweighted(
             return reweighted_average_precision(items, weights, _columns(num_classes))
         case MetricName.IWER | MetricName.ICER:
             return reweighted_inverse_rate(items, weights)
+
+
+def reweighted_all(
+    metric: MetricName, tables: Sequence[pd.DataFrame], weights: FloatArray, *, num_classes: int | None = None
+) -> FloatArray:
+    """`reweighted` of S tables that have the same clips and references in the same rows, in one go: (S, B)."""
+    match metric:
+        case MetricName.ACCURACY:
+            return weighted_means(tables, weights)
+        case MetricName.FENSE | MetricName.FENSE_CLIP | MetricName.DATE | MetricName.DATE_CLIP:
+            return weighted_means(tables, caption_weights(metric, tables[0], weights))
+        case MetricName.MAP:
+            return reweighted_average_precisions(tables, weights, _columns(num_classes))
+        case MetricName.IWER | MetricName.ICER:
+            return np.stack([reweighted_inverse_rate(table, weights) for table in tables])
 
 
 def blind_answer(training_references: Iterable[str]) -> str:

@@ -52,3 +52,10 @@ def weighted_mean(items: pd.DataFrame, weights: FloatArray) -> FloatArray:
     scores = items["item"].to_numpy(dtype=np.float64)
     means: FloatArray = weights @ scores / weights.sum(axis=1)
     return means
+
+
+def weighted_means(tables: Sequence[pd.DataFrame], weights: FloatArray) -> FloatArray:
+    """`weighted_mean` of S tables with the same rows, in one product of matrices: (S, B)."""
+    scores = np.stack([table["item"].to_numpy(dtype=np.float64) for table in tables], axis=1)  # (N, S)
+    means: FloatArray = (weights @ scores / weights.sum(axis=1, keepdims=True)).T
+    return means

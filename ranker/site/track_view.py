@@ -150,7 +150,7 @@ def demonstrations(boards: Sequence[Board]) -> tuple[Demonstration, ...]:
 
 def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: Calibration | None = None) -> TrackView:
     """A board as its section shows it; `pages` are the submissions that have a page, by id."""
-    ranked = [row for row in board.rows if row.rank is not None]
+    ranked = [row for row in board.rows if row.score is not None]  # baselines among them
     kinds = [group for group in Group if any(column.group is group for column in board.columns)]
     groups = tuple(kinds) if len(kinds) > 1 else ()
     digits = score_digits(ranked)
@@ -176,7 +176,7 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
             cells=tuple(_cell(column, row, fields[column.name]) for column in board.columns),
             missing=row.missing,
             pending=row.pending,
-            standing="" if row.standing in {Standing.RANKED, Standing.PENDING} else row.standing.value,
+            standing=_mark(row),
             tied_to_next=row.distinct_from_next is False,
         )
 
@@ -188,7 +188,7 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         groups=groups,
         spans=_spans(board.columns) if groups else (),
         ranked=tuple(map(row_view, ranked)),
-        incomplete=tuple(row_view(row) for row in board.rows if row.rank is None and not row.pending),
+        incomplete=tuple(row_view(row) for row in board.rows if row.score is None and not row.pending),
         pending=tuple(row_view(row) for row in board.rows if row.pending),
         has_intervals=any(row.interval for row in ranked),
         has_ties=any(row.distinct_from_next is False for row in ranked),
@@ -201,6 +201,13 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         calibration=None if calibration is None else calibration_view(calibration),
         made_at=text.moment(board.made_at),
     )
+
+
+def _mark(row: Row) -> str:
+    """What stands beside a name: a baseline, or why it would not be shown if it had not been asked for."""
+    if row.is_baseline:
+        return "baseline, not ranked"
+    return "" if row.standing in {Standing.RANKED, Standing.PENDING} else row.standing.value
 
 
 def _ends(score: float, interval: Interval | None) -> tuple[float, ...]:
@@ -217,7 +224,7 @@ def _cell(column: TaskColumn, row: Row, field: Sequence[float]) -> CellView:
     if column.name not in row.cells:
         return CellView(value=None, text=text.NONE)
     cell = row.cells[column.name]
-    told = column.signal is not False and row.rank is not None
+    told = column.signal is not False and row.score is not None
     tip = f"{column.title}: {text.number(cell.raw, 4)}"
     if cell.interval:
         tip += f", 95% interval {range_text(cell.interval)}"

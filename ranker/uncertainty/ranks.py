@@ -14,6 +14,7 @@ from ranker.uncertainty.intervals import LEVEL
 FloatArray = npt.NDArray[np.float64]
 ALPHA = 1 - LEVEL
 _SQRT2 = math.sqrt(2)
+_DIGITS = 12  # equal submissions may differ in a product's last bit
 _NOTHING = 1e-12  # a difference, or a deviation, that is rounding alone; scores are of the order of 1
 
 
@@ -42,7 +43,7 @@ def certainties(scores: FloatArray, draws: FloatArray) -> list[Certainty]:
     """For R ranked ones, best first: scores (R,), and draws (R, B) in which all saw the same resamples."""
     if not len(scores):
         return []
-    ranks = rank_draws(draws)
+    ranks = rank_draws(np.round(draws, _DIGITS))
     own = 1 + (scores[None, :] > scores[:, None]).sum(axis=1)
     low, high = np.percentile(ranks, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)], axis=1, method="inverted_cdf")
     first = (ranks == 1).mean(axis=1)
@@ -116,7 +117,7 @@ def _tiers(p: FloatArray, distinct_from_next: Sequence[bool]) -> list[int]:
     adjusted[rows, columns] = holm(p[rows, columns].tolist())
     tiers, first = [1], 0
     for i in range(1, len(p)):
-        opens = distinct_from_next[i - 1] or adjusted[first, i] < ALPHA
+        opens = distinct_from_next[i - 1] or bool(adjusted[first, i] < ALPHA)
         first = i if opens else first
         tiers.append(tiers[-1] + opens)
     return tiers

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ranker.config import RankedTrack, Task, Track
 from ranker.errors import OrganizerError
-from ranker.metrics import reweighted
+from ranker.metrics import reweighted, reweighted_all
 from ranker.scoring import Means, combine, normalize
 from ranker.types import MetricName, digest_json
 
@@ -74,11 +74,12 @@ def task_draws(
         return {}
     _refuse_other_pairs(task, tables)
     units = units_of(task, list(tables.values()))
-    parts: dict[str, list[Draws]] = {key: [] for key in tables}
-    for weights in _weights(units, seed, resamples):
-        for key, table in tables.items():
-            parts[key].append(reweighted(task.metric, table, weights, num_classes=task.num_classes))
-    draws = {key: np.concatenate(values) for key, values in parts.items()}
+    listed = list(tables.values())
+    parts = [
+        reweighted_all(task.metric, listed, weights, num_classes=task.num_classes)
+        for weights in _weights(units, seed, resamples)
+    ]
+    draws = dict(zip(tables, np.concatenate(parts, axis=1), strict=True))
     return (
         {key: _recentred(task, tables[key], draws[key]) for key in tables} if task.metric is MetricName.MAP else draws
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ranker.config import RankedTask, RankedTrack
-from ranker.scoring import normalize, rank
+from ranker.scoring import combine, normalize
 from ranker.types import Choice, Weighting
 from ranker.uncertainty.agreement import tau_b
 
@@ -39,20 +39,21 @@ def alternatives(raw: pd.DataFrame, track: RankedTrack, blind: Mapping[str, floa
     """
     if not len(raw):
         return ()
-    official = rank(raw, track).loc[raw.index]
+    official = _scores(raw, track)
     return tuple(_alternative(official, *each) for each in _scored(raw, _given(track), blind))
 
 
 def _alternative(
-    official: pd.DataFrame, choice: Choice, task: str | None, scores: pd.Series[float], without: tuple[str, ...]
+    official: pd.Series[float], choice: Choice, task: str | None, scores: pd.Series[float], without: tuple[str, ...]
 ) -> Alternative:
     ranks = scores.rank(method="min", ascending=False).astype(int)
-    tau = float(tau_b(np.array(official["score"], dtype=np.float64), np.array(scores, dtype=np.float64)))
+    own = official.rank(method="min", ascending=False).astype(int)
+    tau = float(tau_b(np.array(official, dtype=np.float64), np.array(scores, dtype=np.float64)))
     return Alternative(
         choice=choice,
         task=task,
         ranks=tuple(ranks.tolist()),
-        changed=int((ranks != official["rank"].astype(int)).sum()),
+        changed=int((ranks != own).sum()),
         tau=None if math.isnan(tau) else tau,
         without=without,
     )
@@ -84,8 +85,8 @@ def _scored(
 
 
 def _scores(raw: pd.DataFrame, track: RankedTrack) -> pd.Series[float]:
-    scores: pd.Series[float] = rank(raw, track).loc[raw.index, "score"]
-    return scores
+    names = [task.name for task in track.active_tasks]
+    return pd.Series(combine(normalize(raw[names], track).to_numpy(), track).track, index=raw.index)
 
 
 def _given(track: RankedTrack) -> RankedTrack:
