@@ -56,6 +56,9 @@ FAREWELL_S = 5.0
 LOOK_EVERY_S = 1.0
 LEAVING_S = 60.0
 
+Training = tuple[str, ...]
+"""What a job trains: jobs that have the same wait for each other."""
+
 
 @dataclass(kw_only=True)
 class Flight:
@@ -105,8 +108,7 @@ class Coordinator:
             self._give_back()
 
     def _work(self, job_ids: Collection[int]) -> int:
-        jobs = self._jobs(job_ids)
-        on_gpu = any(condition.device != "cpu" for _, condition in jobs.values())
+        jobs, on_gpu = self._jobs(job_ids)
         since = time.monotonic()
         while True:
             room = self._room_now(on_gpu=on_gpu)
@@ -118,7 +120,7 @@ class Coordinator:
             try:
                 while len(self.flights) < limit and time.monotonic() >= self._claim_at:
                     self._begin_next(jobs, room)
-                if not self.flights and queue.next_due(self.engine, now=_now(), job_ids=list(jobs)) is None:
+                if not self.flights and queue.next_due(self.engine, now=_now(), job_ids=jobs.keys()) is None:
                     return EXIT_DONE
                 for flight in self._heard():
                     if self._hear(flight) is Fault.ORGANIZER:
@@ -131,30 +133,30 @@ class Coordinator:
                 with self.stop.armed():
                     time.sleep(LOOK_EVERY_S)
 
-    def _jobs(self, job_ids: Collection[int]) -> dict[int, tuple[str, Condition]]:
-        """Submission and condition of each job. Raises OrganizerError for checks, which the home's own host does."""
+    def _jobs(self, job_ids: Collection[int]) -> tuple[dict[int, Training], bool]:
+        """What each job trains, and whether any needs a GPU. Raises OrganizerError for checks, which the home's own
+        host does.
+        """
         with session(self.engine, read_only=True) as reading:
             found = reading.scalars(select(Job).where(Job.id.in_(job_ids))).all()
         if any(job.kind != JobKind.EVALUATE or job.condition is None for job in found):
             raise OrganizerError("checks of submissions are done on the database's own host, not on a cluster")
-        return {
-            job.id: (job.submission_id, Condition.from_json(job.condition))
-            for job in found
-            if job.condition is not None
-        }
+        conditions = {job.id: Condition.from_json(job.condition) for job in found if job.condition is not None}
+        trainings = {job.id: _training(job.submission_id, conditions[job.id], job.seed) for job in found}
+        return trainings, any(condition.device != "cpu" for condition in conditions.values())
 
     def _room_now(self, *, on_gpu: bool) -> Room:
         if self._room is None or time.monotonic() - self._room_at > ROOM_EVERY_S:
             self._room, self._room_at = self.cluster.room(self.service, on_gpu=on_gpu), time.monotonic()
         return self._room
 
-    def _begin_next(self, jobs: dict[int, tuple[str, Condition]], room: Room) -> None:
+    def _begin_next(self, jobs: dict[int, Training], room: Room) -> None:
         """Claim a job that is due, and place it; if there is none, none is looked for during the next second.
 
         Of the jobs that train the very same weights, one at a time: the next finds them.
         """
-        busy = {_training(flight.claim.submission_id, flight.claim.condition) for flight in self.flights}
-        free = [job for job, (submission, condition) in jobs.items() if _training(submission, condition) not in busy]
+        busy = {jobs[flight.claim.job_id] for flight in self.flights}
+        free = {job for job, training in jobs.items() if training not in busy}
         now = time.monotonic()
         claim = queue.claim(
             self.engine, worker=queue.worker_id(), now=_now(), lease_s=self.service.lease_s, job_ids=free
@@ -181,8 +183,8 @@ class Coordinator:
         if settings.shared_folder is None:
             self.cluster.offer(cargo.sources)
         else:
-            everything = [*cargo.pieces, *cargo.data, *([] if cargo.hidden is None else [cargo.hidden])]
-            for piece, path in everything:
+            self.cluster.offer({} if cargo.hidden is None else {cargo.hidden[0].sha256: cargo.hidden[1]})
+            for piece, path in (*cargo.pieces, *cargo.data):
                 if piece.link is None:
                     put_into(settings.shared_folder, piece, path)
         return Errand(
@@ -379,11 +381,10 @@ class Coordinator:
                     streams.remove(stream)
 
 
-def _training(submission_id: str, condition: Condition | None) -> tuple[str, ...]:
-    """Equal for jobs that may train the same weights: the public and the prompted part of a track."""
-    assert condition is not None
+def _training(submission_id: str, condition: Condition, seed: int) -> Training:
+    """Equal for jobs that may train the same weights: the public and the prompted part of a track, with one seed."""
     part = Part.PUBLIC if condition.part is Part.PROMPTED else condition.part
-    return (submission_id, condition.circumstances, str(condition.steps), part)
+    return (submission_id, condition.circumstances, str(condition.steps), part, str(seed))
 
 
 def _no_room(room: Room, waited_s: float) -> str:

@@ -16,6 +16,8 @@ from ranker.errors import UsageError
 from ranker.types import Action, Condition, Fault, JobKind, Part, Status
 
 _ID_LENGTH = 12
+_MOST = 2**31 - 1
+"""The largest number that any database gives to a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,7 @@ def _meant(session: Session, names: Iterable[str]) -> list[tuple[Job, bool]]:
     found: dict[int, tuple[Job, bool]] = {}
     for name in names:
         if name.isdecimal() and len(name) < _ID_LENGTH:
-            job = session.get(Job, int(name))
+            job = session.get(Job, int(name)) if int(name) <= _MOST else None
             if job is None:
                 raise UsageError(
                     f"there is no job {name}; a number is a job's, a submission is named by its id, its beginning with "

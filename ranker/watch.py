@@ -18,6 +18,8 @@ from ranker.types import Status
 TROUBLES = 5
 QUIET_S = 60.0
 """A job whose count has not moved for longer is worth a remark; loading a model takes less."""
+LATE = 3 / 8
+"""Of a lease: a worker is heard of each quarter of it, and then it may be busy for a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class RunningJob:
     """A job at work. Times in seconds, memory in 10^9 bytes; None is what its worker has not told (yet).
 
     `rate` counts units of the stage per second (steps, clips), `eta_s` is when the stage ends at that rate. `beat_s`:
-    how long ago its worker was last heard of; `quiet_s`: since when nothing moved.
+    how long ago its worker was last heard of, `is_late`: longer than it should be; `quiet_s`: since when nothing moved.
     """
 
     job: int
@@ -37,6 +39,7 @@ class RunningJob:
     worker: str | None
     running_s: float
     beat_s: float
+    is_late: bool
     stage: str | None = None
     task: str | None = None
     done: int = 0
@@ -132,6 +135,7 @@ def _running(job: Job, now: datetime, lease_s: float) -> RunningJob:
     assert job.lease_expires_at is not None
     moved, rate = told.get("moved_at"), told.get("rate")
     left = told.get("total", 0) - told.get("done", 0)
+    beat_s = _since(job.lease_expires_at - timedelta(seconds=lease_s), now)
     return RunningJob(
         job=job.id,
         submission=job.submission_id,
@@ -141,7 +145,8 @@ def _running(job: Job, now: datetime, lease_s: float) -> RunningJob:
         attempt=job.attempt,
         worker=job.worker,
         running_s=0.0 if job.started_at is None else _since(job.started_at, now),
-        beat_s=_since(job.lease_expires_at - timedelta(seconds=lease_s), now),
+        beat_s=beat_s,
+        is_late=beat_s > lease_s * LATE,
         eta_s=round(left / rate, 1) if rate and left > 0 and told.get("total") else None,
         quiet_s=None if moved is None else _since(datetime.fromisoformat(moved), now),
         **{name: told[name] for name in _TOLD if told.get(name) is not None},

@@ -259,6 +259,32 @@ def test_jobs_that_train_the_same_weights_follow_each_other(here: Place) -> None
     assert not [running for running in seen if public in running and prompted in running]
 
 
+def test_seeds_do_not_wait_for_each_other(here: Place) -> None:
+    """Attacks `ranker rerun --seeds 3` on a cluster: each seed trains other weights, so all run side by side."""
+    with session(here.engine) as writing:
+        ids = [
+            queue.enqueue(
+                writing,
+                submission_id=TEAM,
+                kind=JobKind.EVALUATE,
+                condition=condition(),
+                seed=seed,
+                now=datetime.now(UTC),
+            ).id
+            for seed in (1, 2, 3)
+        ]
+    seen: list[int] = []
+
+    def act(_: Errand) -> Iterator[Word | None]:
+        for _ in range(3):
+            yield None
+        seen.append(sum(job.status == Status.RUNNING for job in here.jobs()))
+        yield OUTCOME
+
+    assert coordinate(here, ids, Script(act)) == EXIT_DONE
+    assert seen[0] == len(ids)
+
+
 def test_a_job_that_is_asked_back_comes_back_at_its_checkpoint(here: Place) -> None:
     """Attacks `ranker pause --now`: what was delivered stays, the job waits without a penalty, and goes on later."""
     ids = here.enqueue(1)

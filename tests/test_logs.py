@@ -96,6 +96,11 @@ def test_what_never_ran_says_so(engine: Engine, run: Run) -> None:
     assert "job 2 is of submission bbbbbbbbbbbb, not of team a" in run("team a", "--job", "2", code=2)[1]
 
 
+def test_a_number_that_no_job_can_have_is_a_mistake(run: Run) -> None:
+    """Attacks the database with a number that it cannot keep: wrong usage, not a traceback."""
+    assert "--job" in run("--job", "9" * 30, code=2)[1]
+
+
 def test_files_that_are_not_here_are_told_of(engine: Engine, home: Home, run: Run) -> None:
     """Attacks a job that ran elsewhere: it is no empty log."""
     attempt(engine, home).rmdir()

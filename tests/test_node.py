@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_brought_is_our_failure(tmp_path: Path) -> None:
 
 def test_shards_are_shared_by_the_jobs_of_a_node(tmp_path: Path) -> None:
     """Attacks data: shards come once, lie where the home has them; a folder that all nodes have goes before them; the
-    hidden file lies outside of what its name says here.
+    hidden file lies outside of what its name says here, and stays on the node no longer than an attempt.
     """
     root = tmp_path / "organizer"
     shard = write(root / "data/mini/pitch/train.tar", "clips")
@@ -164,11 +164,14 @@ def test_shards_are_shared_by_the_jobs_of_a_node(tmp_path: Path) -> None:
         data=(piece_of(root / "data/mini", shard),),
         hidden=piece_of(hidden.parent, hidden),
     )
-    for expected in (["pitch/train.tar", "hidden.yaml"], []):
+    for expected in (["pitch/train.tar", "hidden.yaml"], ["hidden.yaml"]):
         asked: list[str] = []
         words = told(given, tmp_path, asked)
         assert sorted(asked) == sorted(expected)
         assert words[-1]["outcome"]["result"] == {"attempt": 2, "data": "clips", "hidden": "secret: true"}
+        left = [path for path in (tmp_path / "node").rglob("*") if path.is_file()]
+        assert len(left) >= 2
+        assert not [path for path in left if b"secret" in path.read_bytes()]
     placed = write(tmp_path / "placed/mini/pitch/train.tar", "placed before")
     words = told(replace(given, data=(), data_folder=placed.parents[2]), tmp_path)
     assert words[-1]["outcome"]["result"]["data"] == "placed before"

@@ -333,6 +333,32 @@ def test_work_takes_what_is_queued_meanwhile(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_work_on_a_cluster_does_the_evaluations_that_wait(
+    engine: Engine, typed: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks `ranker work --executor ray`: what `ranker rerun` queued is done there, too, and what came in meanwhile;
+    for ever is refused, since a cluster is given jobs by number.
+    """
+    given: list[list[int]] = []
+
+    class Cluster:
+        def __init__(self, **options: object) -> None:
+            assert options == {"address": "head:6379", "workers": 3}
+
+        def run(self, home: Home, service: Service, job_ids: list[int], *, on_tick: Callable[[], None]) -> None:
+            given.append(list(job_ids))
+            if len(given) == 1:
+                ask(engine, present("B"), seed=43)
+            for number in job_ids:
+                queue.finish(engine, take(engine, number), now=NOW, result={}, scores=[])
+
+    monkeypatch.setattr("ranker.executors.ray.Ray", Cluster)
+    cluster = ["--executor", "ray", "--address", "head:6379", "--workers", "3", "--sandbox", "none"]
+    assert "add --until-empty" in typed("work", *cluster, code=2)
+    typed("work", "--until-empty", *cluster)
+    assert given == [[2, 3, 4], [5]]
+
+
 @pytest.mark.parametrize("order", [["cancel", "3"], ["retry", "3"], ["prioritize", "3"], ["pause"], ["resume"]])
 def test_orders_reach_a_home_only_where_there_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], order: list[str]
@@ -340,5 +366,5 @@ def test_orders_reach_a_home_only_where_there_is_one(
     """Attacks the wrong folder: nothing is created, and the message says which folder was meant."""
     with pytest.raises(SystemExit, match="4"):
         main(["--home", str(tmp_path / "nowhere"), *order])
-    assert "there is no ranker.db in" in capsys.readouterr().err
+    assert "`ranker ingest FILE.zip` begins" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()

@@ -23,7 +23,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from ranker import queue
-from ranker.cli.watch import duration, lines, table
+from ranker.cli.watch import duration, lines, picture
 from ranker.db.models import Submission
 from ranker.db.session import open_database, session
 from ranker.home import Home
@@ -77,7 +77,7 @@ def seen(engine: Engine, after_s: float = 0) -> Look:
 
 def drawn(what: Look, width: int = 160) -> str:
     console = Console(file=StringIO(), width=width, force_terminal=True, color_system="standard")
-    console.print(table(what))
+    console.print(picture(what, width))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -162,6 +162,7 @@ def test_a_look_tells_what_the_worker_said(engine: Engine) -> None:
     assert (job.stage, job.done, job.total, job.loss, job.rate, job.eta_s) == ("train", 100, 1000, 1.25, 4.0, 225.0)
     assert (job.memory_gb, job.encoder_memory_gb, job.device, job.attempt) == (1.5, 2.0, "GPU-1", 1)
     assert (job.beat_s, job.quiet_s, job.running_s) == (30, 30, 30)
+    assert [seen(engine, after_s=late).running[0].is_late for late in (30, 46)] == [False, True]
     assert (found.counts["running"], found.counts["queued"], found.oldest_queued_s) == (1, 2, 30)
 
 
@@ -202,6 +203,17 @@ def test_no_name_moves_the_cursor(engine: Engine, width: int) -> None:
         assert "\x1b[2J" not in said
         assert "\u202e" not in said
     assert r"te\x1b[2Jam\u202e" in lines(seen(engine))
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_what_matters_is_there_at_any_width(engine: Engine, width: int) -> None:
+    """Attacks narrow terminals, where a table has no room for its columns: team, stage, count and time left stay."""
+    enqueue(engine, "A")
+    progress = Progress(stage=Stage.GENERATE, task="keyword", done=1417, total=3000, rate=2.0)
+    queue.heartbeat(engine, claim(engine), now=NOW, lease_s=120, progress=progress)
+    said = " ".join(drawn(seen(engine), width).split())
+    for word in ("te\\x1b", "generate", "keyword", "1,417/3,000", "13:12 min"):
+        assert word in said
 
 
 @pytest.mark.parametrize(

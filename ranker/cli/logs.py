@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from ranker import service as services
-from ranker.cli.options import err
+from ranker.cli.options import MOST, err
 from ranker.journal import visible
 from ranker.logbook import Line, Source
 
@@ -22,11 +22,14 @@ def logs(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     job: Annotated[
-        int | None, typer.Option("--job", metavar="N", help="The job, as status --watch numbers it.")
+        int | None,
+        typer.Option("--job", metavar="N", min=1, max=MOST, help="The job, as status --watch numbers it."),
     ] = None,
     attempt: Annotated[
         int | None,
-        typer.Option("--attempt", metavar="N", min=1, help="Default: the newest, and with -f those after it."),
+        typer.Option(
+            "--attempt", metavar="N", min=1, max=MOST, help="Default: the newest, and with -f those after it."
+        ),
     ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000, help="Of each file, at first.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line, for programs.")] = False,

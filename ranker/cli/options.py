@@ -15,6 +15,9 @@ from ranker.types import ExecutorName, SandboxName, Standing
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
+MOST = 2**31 - 1
+"""The largest whole number that every database keeps."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 BenchmarkOption = Annotated[
     str | None, typer.Option("--benchmark", "-b", help="Benchmark; default: what configs/service.yaml says.")

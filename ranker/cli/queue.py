@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ranker import service as services
 from ranker.cli.options import (
+    MOST,
     AddressOption,
     BenchmarkOption,
     ExecutorOption,
@@ -89,9 +90,12 @@ def rerun(
         int | None,
         typer.Option("--top", metavar="N", min=1, help="The first N of each track's ranking, instead of ids."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option("--seed", metavar="N", help="This seed; may be repeated.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", metavar="N", min=0, max=MOST, help="This seed; may be repeated.")
+    ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="K", min=0, help="So many seeds, counted up from the recipe's own.")
+        int,
+        typer.Option("--seeds", metavar="K", min=0, max=1000, help="So many seeds, counted up from the recipe's own."),
     ] = 0,
     benchmark: BenchmarkOption = None,
     track: TrackOption = None,
@@ -124,7 +128,8 @@ def rerun(
     )
     _print(done, as_json=as_json)
     if done.changes and not as_json:
-        err.print("next: `ranker work --until-empty` does what waits; a worker that runs takes it by itself")
+        where = f" --executor {executor}" if executor is not ExecutorName.LOCAL else ""
+        err.print(f"next: `ranker work --until-empty{where}` does what waits; a worker that runs takes it by itself")
 
 
 def pause(

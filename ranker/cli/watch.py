@@ -23,7 +23,8 @@ from ranker.watch import QUIET_S, Look, RunningJob, Trouble
 
 INTERVAL_S = 2.0
 PLAIN_INTERVAL_S = 30.0
-LATE_BEAT_S = 45.0
+WIDE = 100
+"""Columns that the table needs; on a narrower terminal each job is a sentence."""
 _MISSING = "-"
 
 
@@ -47,7 +48,7 @@ def watch(service: services.Ranker, *, as_json: bool, interval_s: float | None) 
 def _live(look: Callable[[], Look], interval_s: float, console: Console) -> None:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         for seen in _ticks(look, interval_s):
-            live.update(table(seen), refresh=True)
+            live.update(picture(seen, console.width), refresh=True)
 
 
 def _ticks(look: Callable[[], Look], interval_s: float) -> Iterator[Look]:
@@ -61,6 +62,11 @@ def _ticks(look: Callable[[], Look], interval_s: float) -> Iterator[Look]:
             found = error.orig if isinstance(error, DBAPIError) else error
             err.print(Text(f"ranker: {found}; tried again in {interval_s:g} s"))
         time.sleep(interval_s)
+
+
+def picture(seen: Look, width: int) -> RenderableType:
+    """What a terminal of so many columns shows."""
+    return table(seen) if width >= WIDE else Text(lines(seen))
 
 
 def table(seen: Look) -> RenderableType:
@@ -105,7 +111,7 @@ def _cells(job: RunningJob) -> list[Text]:
     if job.quiet_s is not None and job.quiet_s > QUIET_S:
         stage += f" (still for {duration(job.quiet_s)})"
     memory = [f"{value:.1f}" for value in (job.memory_gb, job.encoder_memory_gb) if value is not None]
-    beat_style = "bold red" if job.beat_s > LATE_BEAT_S else ""
+    beat_style = "bold red" if job.is_late else ""
     return [
         Text(str(job.job)),
         Text(visible(job.team)),

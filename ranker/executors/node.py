@@ -136,18 +136,21 @@ def _forget_data(folder: Path, cache: Cache, max_bytes: float) -> None:
 
 
 def _fetched(errand: Errand, cache: Cache, home: Path, bring: Bring) -> Iterator[Word]:
-    """Put everything in its place, from the cache or from afar; `beat` while it takes long."""
+    """Put everything in its place, from the cache or from afar; `beat` while it takes long. The hidden file comes each
+    time anew, into the attempt's own folder, with which it goes.
+    """
     last = time.monotonic()
     data_root = _data_root(errand, home)
     hidden = () if errand.hidden is None else (errand.hidden,)
-    for pieces, root, copy in ((errand.pieces, home, False), (hidden, home, True), (errand.data, data_root, False)):
+    places = ((errand.pieces, home, cache), (hidden, home, Cache(home)), (errand.data, data_root, cache))
+    for pieces, root, kept in places:
         for piece in pieces:
-            if piece.link is None and not cache.has(piece):
-                for _ in cache.keep(piece, bring(piece)):
+            if piece.link is None and not kept.has(piece):
+                for _ in kept.keep(piece, bring(piece)):
                     if time.monotonic() - last >= errand.beat_s:
                         last = time.monotonic()
                         yield {"beat": True}
-            cache.place(piece, root, copy=copy or piece.path.startswith("runs/"))
+            kept.place(piece, root, copy=piece.path.startswith("runs/"))
     benchmark = errand.order.claim.benchmark
     if benchmark is not None:
         (home / "data").mkdir(exist_ok=True)

@@ -245,7 +245,7 @@ def _attempt(errand: Errand, depot: Any) -> Iterator[Word]:
 
 
 def _bring(errand: Errand, depot: Any) -> Bring:
-    """Where files come from: the folder that all see, or the coordinator's depot."""
+    """Where files come from: the folder that all see, or the coordinator's depot; the hidden file from there always."""
     import ray
 
     def from_depot(piece: Piece) -> Iterator[bytes]:
@@ -263,7 +263,7 @@ def _bring(errand: Errand, depot: Any) -> Bring:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    return from_depot if errand.shared is None else from_folder
+    return lambda piece: (from_depot if errand.shared is None or piece == errand.hidden else from_folder)(piece)
 
 
 def _fits(node: Mapping[str, Any], service: Service) -> int:

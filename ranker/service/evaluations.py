@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sqlalchemy import select
+
 from ranker.db.session import session
 from ranker.errors import PausedError, UsageError
 from ranker.service.opened import Opened
@@ -74,21 +76,37 @@ class Evaluations(Opened):
         self,
         *,
         sandbox: SandboxName | None,
-        workers: int | None,
         until_empty: bool,
+        placing: Placing = HERE,
         on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Do whatever is queued, in worker processes of this machine; for ever, or `until_empty`. It waits out pauses.
 
-        Raises MissingError, before any worker starts, if there is no sandbox; else what `executors.local.Local.work`
-        raises.
+        On a cluster: the evaluations that are queued, as `run` does them, until none is. Raises UsageError for a
+        cluster without `until_empty`; MissingError, before any worker starts, if there is no sandbox; else what
+        `executors.local.Local.work`, or `run`, raises.
         """
         from ranker.executors.local import Local
         from ranker.sandbox.backends import open_configured
 
+        executor = self.executor(placing)
+        if not isinstance(executor, Local):
+            if not until_empty:
+                raise UsageError("--executor ray does what is queued and ends: add --until-empty")
+            while waiting := self._waiting_evaluations():
+                self.run(waiting, sandbox=sandbox, placing=placing, on_tick=on_tick)
+            return
         service = self.service.model_copy(update={"sandbox": self.sandbox(sandbox)})
         open_configured(service, self.home.root)
-        Local(workers=workers).work(self.home, service, until_empty=until_empty, on_tick=on_tick)
+        executor.work(self.home, service, until_empty=until_empty, on_tick=on_tick)
+
+    def _waiting_evaluations(self) -> list[int]:
+        from ranker.db.models import Job
+        from ranker.types import JobKind, Status
+
+        with self.open() as engine, session(engine, read_only=True) as reading:
+            waiting = select(Job.id).where(Job.kind == JobKind.EVALUATE, Job.status == Status.QUEUED)
+            return list(reading.scalars(waiting.order_by(Job.id)))
 
     def executor(self, placing: Placing) -> Executor:
         """What places jobs. Raises UsageError for an address without --executor ray, MissingError without the extra."""
