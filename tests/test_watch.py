@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from boards import condition
 from rich.console import Console
+from rich.live import Live
 from sqlalchemy import Engine
 
 from ranker import queue
@@ -76,8 +77,9 @@ def seen(engine: Engine, after_s: float = 0) -> Look:
 
 
 def drawn(what: Look, width: int = 160) -> str:
-    console = Console(file=StringIO(), width=width, force_terminal=True, color_system="standard")
-    console.print(picture(what, width))
+    console = Console(file=StringIO(), width=width, force_terminal=True, color_system="standard", soft_wrap=True)
+    with Live(console=console, auto_refresh=False) as live:  # which is less than all that a console prints
+        live.update(picture(what, width), refresh=True)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

@@ -66,14 +66,14 @@ def _ticks(look: Callable[[], Look], interval_s: float) -> Iterator[Look]:
 
 def picture(seen: Look, width: int) -> RenderableType:
     """What a terminal of so many columns shows."""
-    return table(seen) if width >= WIDE else Text(lines(seen))
+    return table(seen) if width >= WIDE else _folded(lines(seen))
 
 
 def table(seen: Look) -> RenderableType:
     """The whole picture: pause, running jobs, totals, troubles."""
     parts: list[RenderableType] = []
     if seen.paused is not None:
-        parts.append(Panel(Text(_pause(seen)), border_style="yellow", expand=False))
+        parts.append(Panel(_folded(_pause(seen)), border_style="yellow", expand=False))
     if seen.running:
         grid = Table(box=box.SIMPLE_HEAD)
         for name in ("job", "team", "track", "stage"):
@@ -83,9 +83,14 @@ def table(seen: Look) -> RenderableType:
         for job in seen.running:
             grid.add_row(*_cells(job))
         parts.append(grid)
-    parts.append(Text(_totals(seen)))
-    parts += [Text(f"· {_words(trouble)}", style="red" if trouble.fault else "yellow") for trouble in seen.troubles]
+    parts.append(_folded(_totals(seen)))
+    parts += [_folded(f"· {_words(trouble)}", "red" if trouble.fault else "yellow") for trouble in seen.troubles]
     return Group(*parts)
+
+
+def _folded(text: str, style: str = "") -> Text:
+    """A text in as many lines as it takes: the console would cut it."""
+    return Text(text, style=style, no_wrap=False, overflow="fold")
 
 
 def lines(seen: Look) -> str:
