@@ -211,12 +211,15 @@ def find(session: Session, names: Sequence[str]) -> list[SubmissionView]:
         counting = [
             view
             for view in fitting
-            if view.standing in SHOWN and shown_name(view.submission.team, view.verdicts) == name
+            if not view.is_out and view.standing in SHOWN and shown_name(view.submission.team, view.verdicts) == name
         ]
         if len(fitting) > 1 and len(counting) == 1:
             fitting = counting  # a team's name stands for what of the team's counts
         if len(fitting) != 1:
-            listed = ", ".join(f"{view.submission.id} ({view.submission.team})" for view in fitting or known[:10])
+            listed = ", ".join(
+                f"{view.submission.id} ({view.submission.team}, {view.state if view.is_out else view.standing})"
+                for view in fitting or known[:10]
+            )
             raise UsageError(
                 f"{name!r} names {len(fitting) or 'no'} submission{'s' * (len(fitting) != 1)}: "
                 f"give an id, its beginning, or a team's name; there is {listed or 'none yet'}"

@@ -27,6 +27,7 @@ from ranker.db.rules import Event, Team, TeamAddress
 from ranker.db.session import connect, open_database, session
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
+from ranker.intake.receive import MAX_TEAM_LENGTH
 from ranker.service import Ranker
 from ranker.types import Action, Channel, Fault, LinkState, Status
 
@@ -230,6 +231,20 @@ def test_the_same_bytes_from_two_teams_are_recorded_and_flagged(run: Run, engine
     assert all(message.handled_at is not None for message in rows(engine, Message))
     (tmp_path / "s.zip").write_bytes(packed("x"))
     assert "of team 'first'" in run("ingest", str(tmp_path / "s.zip"), "--team", "second", code=USAGE)
+
+
+def test_no_zip_is_turned_away_for_its_name(run: Run, engine: Engine, tmp_path: Path) -> None:
+    """Attacks with names that can be no team's, by mail and as files: too long, blank, with what nobody sees."""
+    names = ["n" * 180, " ", "a\u200bb", "\u202egpj", "\u961f" * 60]
+    for number, name in enumerate(names):
+        sent = letter(number, f"{number}@x.example", {f"{name}.zip": packed(f"mail {number}")})
+        folder = tmp_path / "in" / f"{number}"
+        folder.mkdir(parents=True)
+        (folder / "mail.eml").write_bytes(sent)
+        (folder / f"{name}.zip").write_bytes(packed(f"file {number}"))
+    asked(run, str(tmp_path / "in"))
+    assert len(rows(engine, Submission)) == 2 * len(names)
+    assert all(1 <= len(each.team) <= MAX_TEAM_LENGTH for each in rows(engine, Submission))
 
 
 def test_a_registered_address_makes_it_its_teams_with_the_report(run: Run, engine: Engine, tmp_path: Path) -> None:

@@ -312,6 +312,16 @@ def test_addresses_of_files_are_told_from_others(url: str, counts: bool) -> None
     assert is_file(url) is counts
 
 
+def test_quoted_links_hide_none_and_too_many_are_told() -> None:
+    """Attacks with a long quotation above the sender's own link, and with more links than are looked at."""
+    quoted = "".join(f"> https://old.example/{number}.zip\n" for number in range(40))
+    assert find(f"{quoted}https://x.example/new.zip\n", is_html=False).taken == ("https://x.example/new.zip",)
+    many = "".join(f"https://x.example/{number}.zip\n" for number in range(40))
+    letter = read(io.BytesIO(f"From: a@x.example\nSubject: many\n\n{many}".encode()))
+    assert len(letter.links) == 20
+    assert "it has more than 20 links; the rest was not looked at" in letter.notes
+
+
 def test_links_are_trimmed_and_told_once() -> None:
     """A full stop is not part of an address; the same address in text and link is one."""
     text = f"(see {letters.DRIVE}), or [{letters.DRIVE}]. https://x.example/a_(1).zip! https://x.example/b.zip;"
@@ -319,7 +329,7 @@ def test_links_are_trimmed_and_told_once() -> None:
     page = f'<a href="{letters.DRIVE}">{letters.DRIVE}</a><br><a href="mailto:a@b.example">x</a>'
     assert find(page, is_html=True).taken == (letters.DRIVE,)
     many = " ".join(f"https://x.example/{number}.zip" for number in range(1000))
-    assert len(find(many, is_html=False).taken) == 20
+    assert len(find(many, is_html=False).taken) == 21  # one more than are kept, so that it is told
 
 
 @pytest.mark.parametrize(

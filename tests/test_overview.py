@@ -174,7 +174,7 @@ def test_a_name_that_fits_none_or_many_is_refused(place: Place, name: str, words
     place.submit("twice", "b")
     with session(place.engine, read_only=True) as reading, pytest.raises(UsageError, match=words) as refusal:
         overview.find(reading, [name])
-    assert "aaaaaaaaaaaa (twice), bbbbbbbbbbbb (twice)" in str(refusal.value)
+    assert "aaaaaaaaaaaa (twice, received), bbbbbbbbbbbb (twice, received)" in str(refusal.value)
 
 
 def evaluated(place: Place, home: Home, under: Condition, *tasks: str) -> str:
@@ -285,6 +285,8 @@ def test_a_superseded_submission_has_no_page_and_a_pending_one_says_why(place: P
     with session(place.engine, read_only=True) as reading:
         shown = overview.pages(reading, home, [])
         asked = overview.pages(reading, home, [], including=[Standing.SUPERSEDED])
+    place.fail(place.job(place.submit("team", "d")), Fault.PARTICIPANT, "it has no encoder")
+    with session(place.engine, read_only=True) as reading:
         (view,) = overview.find(reading, ["team"])  # a team's name stands for what counts of it
     assert [page.id for page in shown] == [ids[2]]
     assert shown[0].standing.startswith("It is not ranked yet: its technical report")

@@ -121,6 +121,18 @@ def test_a_form_s_export_is_read(tmp_path: Path) -> None:
     assert sheet.unread == ("Timestamp", "Number of team members", "Do all members agree to the rules?")
 
 
+@pytest.mark.parametrize("heading", ["Members (name and e-mail)", "E-mail addresses of all team members"])
+def test_a_column_of_members_with_their_addresses_says_both(heading: str) -> None:
+    """Attacks with a form that asks for both in one field: its people are members, and their mail is the team's."""
+    rows = '"Ann Lee <ann@x.org>\nbob@x.org"'
+    (line,) = read(f"Team,Leader's e-mail,{heading}\nA,lead@x.org,{rows}\n".encode(), "t.csv").lines
+    assert line.team.addresses == ("lead@x.org", "ann@x.org", "bob@x.org")
+    assert [(each.name, each.person) for each in line.team.members] == [
+        ("Ann Lee", "ann@x.org"),
+        ("bob@x.org", "bob@x.org"),
+    ]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_separators_and_encodings_are_found_out(separator: str, encoding: str) -> None:

@@ -88,9 +88,9 @@ def find(text: str, *, is_html: bool) -> Links:
     ignored: dict[str, None] = {}
     for url, counts in (_of_html if is_html else _of_plain)(text[:MAX_TEXT]):
         whole = _unwrapped(url)
-        if is_file(whole):
+        if is_file(whole) and (counts or len(ignored) < MAX_LINKS):
             (taken if counts else ignored)[whole] = None
-        if len(taken) + len(ignored) == MAX_LINKS:
+        if len(taken) > MAX_LINKS:  # one more than are kept, so that it is told
             break
     return Links(taken=tuple(taken), ignored=tuple(url for url in ignored if url not in taken))
 

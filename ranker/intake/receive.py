@@ -180,7 +180,7 @@ def _record(
         submission = Submission(
             id=found.digest[:12],
             digest=found.digest,
-            team=of_sender or team or team_name(arrival.stem),
+            team=of_sender or team or _called(arrival.stem),
             file_name=arrival.name[:300],
             size_bytes=found.size,
             received_at=arrival.arrived_at,
@@ -292,6 +292,12 @@ def team_name(name: str) -> str:
             " say --team NAME"
         )
     return kept
+
+
+def _called(stem: str) -> str:
+    """A team's name where only its file has one: nothing that came is turned away for how it is called."""
+    kept = shown(unicodedata.normalize("NFC", stem).strip()) or "unnamed"
+    return kept if len(kept) <= MAX_TEAM_LENGTH else kept[: MAX_TEAM_LENGTH - 1] + "…"
 
 
 def shown(name: str) -> str:

@@ -22,6 +22,7 @@ _KINDS: Sequence[tuple[str | None, re.Pattern[str]]] = (  # the first that fits 
     ("members", re.compile(r"member|participant|author|people|persons|leader|captain")),
     ("team", re.compile(r"team|group")),
 )
+_PEOPLE = re.compile(r"members|participants|authors|people|persons")  # with their e-mail, a heading of such says both
 _SEPARATORS = ",;\t"
 _BETWEEN = re.compile(r"[;\n]")
 _INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
@@ -52,7 +53,8 @@ def read(data: bytes, name: str) -> Sheet:
     """The teams of a CSV file. Raises one UsageError with every fault and its line; `name` is the file's, for that.
 
     UTF-8 or, with its mark, UTF-16; comma, semicolon or tab between columns. A heading says what its column holds:
-    team (one column), affiliation, contact addresses, members (any number of columns each). Addresses stand in a cell
+    team (one column), affiliation, contact addresses, members (any number of columns each), or members with their
+    addresses, from which the team's mail may come, too. Addresses stand in a cell
     between commas, semicolons, blanks or line breaks; members between semicolons or line breaks, or, where a cell has
     neither, between commas or the word `and`; each is a name, an address, or `Name <address>`.
     """
@@ -109,6 +111,8 @@ def _columns(headings: Sequence[str], name: str) -> dict[str, list[int]]:
         kind = next((kind for kind, pattern in _KINDS if pattern.search(plain)), None)
         if kind is not None:
             found.setdefault(kind, []).append(place)
+        if kind == "contact" and _PEOPLE.search(plain):
+            found.setdefault("members", []).append(place)
     listed = ", ".join(repr(heading.strip()) for heading in headings) or "nothing"
     lacking = [kind for kind in ("team", "contact") if kind not in found]
     if lacking:

@@ -214,7 +214,12 @@ def _membership(match: Match, roster: Roster) -> Ruled:
         "shared": {member.person: list(others) for member, others in shared.items()},
     }
     if not shared:
-        why = f"none of the {len(match.team.members)} members of {match.team.name} is in another team"
+        known = len(match.team.members)
+        why = (
+            f"none of the {known} known member{'s' * (known != 1)} of {match.team.name} is in another team"
+            if known
+            else f"no member of {match.team.name} is known, so nobody of it is known to be in another team"
+        )
         return Ruled(rule=Rule.MEMBERSHIP, ruling=Ruling.MET, why=why, evidence=evidence)
     people = "; ".join(f"{member.name} is also in {' and '.join(others)}" for member, others in shared.items())
     why = (
@@ -263,7 +268,8 @@ def _report(entry: Entry) -> Ruled:
     elif entry.report.problems:
         why = "; ".join(entry.report.problems)
     else:
-        why = f"its technical report has {entry.report.pages} pages, and its text can be read"
+        plural = "s" * (entry.report.pages != 1)
+        why = f"its technical report has {entry.report.pages} page{plural}, and its text can be read"
         return Ruled(rule=Rule.REPORT, ruling=Ruling.MET, why=why, evidence=evidence)
     return Ruled(rule=Rule.REPORT, ruling=Ruling.PENDING, why=why, evidence=evidence)
 
