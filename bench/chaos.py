@@ -15,14 +15,15 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +34,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import aftermath  # noqa: E402
 import chaos  # noqa: E402
+import nursery  # noqa: E402
 import test_end_to_end as tiny  # noqa: E402
 
+LOCK_S = 40.0  # beyond the 30 s that a writer waits for the lock
+FULL_S = 30.0
+FREE_BYTES = 100_000
+MOST_LIVES = 20
 SLOW = tiny.SPECTRUM.replace("SpectrumEncoder", "OtherEncoder").replace("1e-3", "1e-2")
 
 
@@ -54,12 +60,14 @@ class Findings:
     left: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
     left_after_mending: list[str] = field(default_factory=list)
+    scenes: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def is_well(self) -> bool:
         """Whether nothing was found that may not be; what `doctor --mend` repaired is told, and no fault."""
-        return not (self.differing or self.contradictions or self.left_after_mending)
+        amiss = [each for scene in self.scenes for each in scene["amiss"]]
+        return not (self.differing or self.contradictions or self.left_after_mending or amiss)
 
 
 def prepare(folder: Path, sandbox: str) -> Path:
@@ -123,6 +131,119 @@ def one_round(ingested: Path, reference: dict[str, Any], found: Findings, asked:
     found.lives += Counter(str(code) for code in machine.lives)
     if found.is_well:
         shutil.rmtree(home)
+
+
+def scenes(ingested: Path, reference: dict[str, Any], found: Findings) -> None:
+    """What needs an arrangement of its own, each on a fresh copy: a lock that is held, a disk that is full, a late
+    writer.
+    """
+    for name, scene in SCENES.items():
+        home = ingested.parent / name
+        began, lives = time.monotonic(), Counter[str]()
+        with scene(ingested, home, lives):
+            came = aftermath.outcome(home)
+            amiss = [*differences(reference, came), *aftermath.contradictions(home)]
+            amiss += [*aftermath.leftovers(home), *work_warnings(home)]
+        told = {"name": name, "lives": dict(lives), "seconds": round(time.monotonic() - began), "amiss": amiss}
+        found.scenes.append(told)
+        print(json.dumps(told), flush=True)
+        if not amiss:
+            shutil.rmtree(home)
+
+
+@contextmanager
+def locked_database(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
+    """Another process holds the database's write lock in mid-training, for longer than anybody waits for it."""
+    shutil.copytree(ingested, home)
+    with evaluating(home, lives) as life:
+        with chaos.held_write_lock(home / "ranker.db"):
+            time.sleep(LOCK_S)
+        lives[f"exit code {life.wait()}"] += 1
+    finish(home, lives)
+    yield
+
+
+@contextmanager
+def full_disk(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
+    """The home's disk is full from mid-training on, for a while."""
+    import small_disk
+
+    needed = sum(path.stat().st_size for path in ingested.rglob("*") if path.is_file())
+    with small_disk.small_disk(home, 2 * needed + 400_000_000):
+        shutil.copytree(ingested, home, dirs_exist_ok=True)
+        with evaluating(home, lives) as life:
+            ballast = small_disk.fill(home, leave=FREE_BYTES)
+            with suppress(subprocess.TimeoutExpired):
+                life.wait(FULL_S)
+            ballast.unlink()
+            lives[f"exit code {life.wait()}"] += 1
+        finish(home, lives)
+        yield
+
+
+@contextmanager
+def late_writer(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
+    """A worker that nobody supervises is stopped in mid-training; when it wakes, others have done its job."""
+    shutil.copytree(ingested, home)
+    with subprocess.Popen(tiny.command(home, "evaluate", "--all"), stderr=subprocess.DEVNULL) as queueing:
+        wait_for(lambda: bool(list(home.glob("runs/*/*/attempt-0001"))))
+        kill_all(queueing.pid)
+    service = json.dumps({"lease_s": 20, "infra_attempts": 1000, "retry_delay_s": 0, "sandbox": "bubblewrap"})
+    command = [sys.executable, "-m", "ranker.worker", "--home", str(home), "--service", service]
+    before = set(home.glob("runs/*/*/attempt-*/step-*"))
+    with subprocess.Popen(command) as worker:
+        wait_for(lambda: bool(set(home.glob("runs/*/*/attempt-*/step-*")) - before))
+        os.kill(worker.pid, signal.SIGSTOP)
+        finish(home, lives)
+        expected = aftermath.outcome(home)
+        os.kill(worker.pid, signal.SIGCONT)
+        lives[f"the late worker's exit code {worker.wait()}"] += 1
+    assert aftermath.outcome(home) == expected, "a late writer has changed what was finished"
+    said = "".join(path.read_text() for path in home.glob("runs/*/*/attempt-*/worker.log"))
+    assert "this attempt stops and writes nothing more" in said
+    yield
+
+
+SCENES = {"locked-database": locked_database, "full-disk": full_disk, "late-writer": late_writer}
+
+
+@contextmanager
+def evaluating(home: Path, lives: Counter[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A real `ranker evaluate --all`, once its first checkpoint lies on the disk."""
+    lives["begun"] += 1
+    log = home.parent / f"{home.name}.log"
+    with (
+        log.open("ab") as said,
+        subprocess.Popen(tiny.command(home, "evaluate", "--all"), stdout=said, stderr=said) as life,
+    ):
+        wait_for(lambda: bool(list(home.glob("runs/*/*/attempt-*/step-*"))) or life.poll() is not None)
+        yield life
+
+
+def finish(home: Path, lives: Counter[str]) -> None:
+    """The same command again, as an operator would, until it ends well."""
+    for _ in range(MOST_LIVES):
+        lives["begun"] += 1
+        ended = subprocess.run(tiny.command(home, "evaluate", "--all"), capture_output=True, check=False)
+        lives[f"exit code {ended.returncode}"] += 1
+        if ended.returncode == 0:
+            return
+    raise AssertionError(ended.stderr.decode()[-2000:])
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Look again and again. Raises AssertionError when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.05)
+
+
+def kill_all(coordinator: int) -> None:
+    """SIGKILL to it and all that it has started."""
+    os.kill(coordinator, signal.SIGSTOP)
+    for pid in [coordinator, *chaos.below(coordinator)]:
+        nursery.kill(pid)
 
 
 def differences(expected: dict[str, Any], came: dict[str, Any]) -> list[str]:
@@ -209,7 +330,14 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
         *table("how attempts ended", found.endings),
         *table("exit code of a life (-9: killed)", found.lives),
     ]
+    if found.scenes:
+        lines += ["| scene | lives | seconds | amiss |", "| --- | --- | ---: | ---: |"]
+        for scene in found.scenes:
+            lives = ", ".join(f"{name}: {count}" for name, count in scene["lives"].items())
+            lines.append(f"| {scene['name']} | {lives} | {scene['seconds']} | {len(scene['amiss'])} |")
+        lines.append("")
     for title, listed in (
+        ("What was amiss in a scene", [each for scene in found.scenes for each in scene["amiss"]]),
         ("What differs", found.differing),
         ("Contradictions", found.contradictions),
         ("What was left", found.left),
@@ -236,6 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sandbox", choices=("bubblewrap", "docker"), default="bubblewrap")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no round later than this")
+    parser.add_argument("--scenes", action="store_true", help="also a held lock, a full disk, a late writer")
     parser.add_argument("--write", type=Path, help="where the page goes; default: the terminal")
     parser.add_argument("--folder", type=Path, help="where homes are made; default: a temporary folder")
     asked = parser.parse_args(arguments)
@@ -252,6 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.copytree(ingested, peaceful)
         run(peaceful, "evaluate", "--all")
         reference = aftermath.outcome(peaceful)
+        if asked.scenes:
+            scenes(ingested, reference, found)
         while len(found.kills) < asked.kills and time.monotonic() - began < asked.minutes * 60:
             one_round(ingested, reference, found, asked)
             found.seconds = time.monotonic() - began
@@ -262,11 +393,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 flush=True,
             )
             (folder / "findings.json").write_text(json.dumps(vars(found)), encoding="utf-8")
-            page = report(found, asked)
             if asked.write is not None:
-                asked.write.write_text(page, encoding="utf-8")
+                asked.write.write_text(report(found, asked), encoding="utf-8")
+    page = report(found, asked)
     if asked.write is None:
         print(page)
+    else:
+        asked.write.write_text(page, encoding="utf-8")
     return 0 if found.is_well else 1
 
 

@@ -15,17 +15,19 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from ranker import queue, rules
 from ranker.config import load
 from ranker.db.session import open_database
 from ranker.errors import LeaseLostError
 from ranker.home import Home
-from ranker.job import JobContext, run_folder, snapshot
+from ranker.job import JobContext, Outcome, run_folder, snapshot
 from ranker.journal import Happening, tell
 from ranker.perform import (
     EXIT_STOPPED,
@@ -45,10 +47,14 @@ from ranker.settings import Service
 from ranker.types import Fault, JobKind, Progress, Status
 
 log = logging.getLogger("ranker.worker")
+Written = TypeVar("Written")
 
 EXIT_DONE = 0
 EXIT_ORGANIZER = 1
 PROGRESS_INTERVAL_S = 1.0
+INSIST_S = 300.0
+"""For how long a worker offers what it did to a database that does not take it (a held lock, a full disk)."""
+RETRY_S = 1.0
 LEAVING_S = 60.0
 """How long a process may take to leave a job that it has lost, its sandbox's end included."""
 
@@ -126,6 +132,22 @@ class Heart:
             next_beat = time.monotonic() + interval_s
 
 
+def insist(write: Callable[[], Written]) -> Written:
+    """Do a transaction; again while the database refuses it, for INSIST_S. Raises what the transaction raises.
+
+    Hours of work hang on it. If the lease runs out meanwhile, the fence tells whether the job is still ours.
+    """
+    deadline = time.monotonic() + INSIST_S
+    while True:
+        try:
+            return write()
+        except OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise
+            log.warning("the database did not take what is to be recorded, and is asked again: %s", error)
+            time.sleep(RETRY_S)
+
+
 def work(
     home: Home,
     service: Service,
@@ -158,13 +180,16 @@ class Worker:
         """Claim and do jobs until none is queued, a signal comes, or one fails by the organizer's fault."""
         name = queue.worker_id()
         while not self.stop.requested:
-            claim = queue.claim(self.engine, worker=name, now=_now(), lease_s=self.service.lease_s, job_ids=job_ids)
+            claim = insist(partial(self._claim, name, job_ids))
             if claim is not None:
                 if self.attempt(claim) is Fault.ORGANIZER:
                     return EXIT_ORGANIZER
             elif not self._wait(job_ids):
                 return EXIT_DONE
         return EXIT_STOPPED
+
+    def _claim(self, name: str, job_ids: Collection[int] | None) -> Claim | None:
+        return queue.claim(self.engine, worker=name, now=_now(), lease_s=self.service.lease_s, job_ids=job_ids)
 
     def attempt(self, claim: Claim) -> Fault | None:
         """Do one claimed job and record how it ended; returns whose fault it was if it failed."""
@@ -194,16 +219,9 @@ class Worker:
                     rest=heart.rest,
                 )
                 outcome = self.handlers[claim.kind](context)
-            queue.finish(
-                self.engine,
-                claim,
-                now=_now(),
-                result=outcome.result,
-                scores=outcome.scores,
-                also=rules.after_job(self.home, self.service.rules, claim.kind, claim.submission_id),
-            )
+            insist(partial(self._finish, claim, outcome))
         except KeyboardInterrupt:
-            queue.release(self.engine, claim, _now())  # refused, if it was for the loss of the job
+            insist(lambda: queue.release(self.engine, claim, _now()))  # refused, if it was for the loss of the job
             tell(log, Happening.GIVEN_BACK, "stopped by a signal, or asked to; the job is queued again")
             return None
         except LeaseLostError:
@@ -213,17 +231,29 @@ class Worker:
         tell(log, Happening.SUCCEEDED, f"the job is {Status.SUCCEEDED}")
         return None
 
-    def _record_failure(self, claim: Claim, error: Exception, log_path: Path) -> Fault:
-        failure = explain(error, log_path, killed_attempts=self.service.killed_attempts)
-        record_failure(error, failure)
-        status = queue.fail(
+    def _finish(self, claim: Claim, outcome: Outcome) -> None:
+        queue.finish(
             self.engine,
             claim,
             now=_now(),
-            fault=failure.fault,
-            reasons=failure.reasons,
-            max_infra_attempts=self.service.infra_attempts,
-            retry_delay_s=self.service.retry_delay_s,
+            result=outcome.result,
+            scores=outcome.scores,
+            also=rules.after_job(self.home, self.service.rules, claim.kind, claim.submission_id),
+        )
+
+    def _record_failure(self, claim: Claim, error: Exception, log_path: Path) -> Fault:
+        failure = explain(error, log_path, killed_attempts=self.service.killed_attempts)
+        record_failure(error, failure)
+        status = insist(
+            lambda: queue.fail(
+                self.engine,
+                claim,
+                now=_now(),
+                fault=failure.fault,
+                reasons=failure.reasons,
+                max_infra_attempts=self.service.infra_attempts,
+                retry_delay_s=self.service.retry_delay_s,
+            )
         )
         log.info("the job is %s", status)
         return failure.fault
@@ -270,7 +300,7 @@ def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Hand
         if given.service is None
         else Service.model_validate_json(given.service)
     )
-    job_ids = None if given.jobs is None else [int(word) for word in given.jobs.split(",")]
+    job_ids = None if given.jobs is None else frozenset(int(word) for word in given.jobs.split(","))
     return work(home, service, job_ids, stop=stop, handlers=handlers)
 
 

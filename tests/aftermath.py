@@ -46,10 +46,11 @@ def outcome(home: Path) -> dict[str, Any]:
             assert job.result is not None
             run = home / job.result["run"]
             manifest = json.loads((run / "manifest.json").read_text())
-            name = f"{job.submission.team} {job.track} seed {job.seed}"
+            steps = manifest["condition"]["steps"]
+            name = f"{job.submission.team} {job.track} seed {job.seed} in {steps} steps"
             assert name not in jobs
             jobs[name] = {
-                "adapter": _digest(run / f"step-{manifest['condition']['steps']:08d}" / "trained.safetensors"),
+                "adapter": _digest(run / f"step-{steps:08d}" / "trained.safetensors"),
                 "weights": manifest["weights"],
                 "predictions": {score.task: _digest(home / score.predictions) for score in job.scores},
                 "scores": {score.task: (score.metric, score.value, score.blind, score.items) for score in job.scores},

@@ -11,17 +11,14 @@ clock kills.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+from nursery import PR_SET_CHILD_SUBREAPER, Nursery, end_with, kill, prctl, speak_to
+
 TICK_S = 0.05
 LIFE_LIMIT_S = 1800.0
 SERVICE = """
@@ -112,15 +110,12 @@ def below(pid: int) -> list[int]:
     return [each for child in children(pid) for each in (child, *below(child))]
 
 
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal, if the process is still there."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
 @dataclass(kw_only=True)
 class Fuse:
-    """In one process: counts its touches of one kind, and kills `victim` just before the n-th. Then another is set."""
+    """In one process: counts its touches of one kind, and kills `victim` just before the n-th. Then another is set.
+
+    `plan`: what goes off in which order, as (kind or part of a path, n, victim), instead of what the seed draws.
+    """
 
     home: Path
     ledger: Ledger
@@ -129,12 +124,19 @@ class Fuse:
     is_worker: bool
     kinds: Sequence[str] = tuple(KINDS)
     victims: Mapping[str, int] = field(default_factory=lambda: dict(VICTIMS))
+    plan: Sequence[tuple[str, int, str]] | None = None
     _busy: bool = False
 
     def set(self) -> None:
         """Draw what goes off when."""
         self.number = self.ledger.draw()
         draw = random.Random(f"{self.seed}:{self.number}")
+        if self.plan is not None:
+            self.kind, self.left, self.victim = (*self.plan, ("/nothing/", 0, "worker"))[
+                min(self.number, len(self.plan) + 1) - 1
+            ]
+            self.draw = draw
+            return
         self.kind = draw.choice(self.kinds) if self.is_worker else "database"
         self.left = draw.randint(1, KINDS[self.kind])
         self.victim = draw.choices(list(self.victims), weights=list(self.victims.values()))[0]
@@ -162,7 +164,7 @@ class Fuse:
 
     def touch(self, kind: str, what: str) -> None:
         """Something is about to be touched."""
-        if kind != self.kind or self._busy:
+        if self._busy or (kind != self.kind and self.kind not in what):
             return
         self.left -= 1
         if self.left:
@@ -170,7 +172,8 @@ class Fuse:
         self._busy = True
         if sum(entry["what"] == "kill" for entry in self.ledger.entries()) < self.limit:
             self._go_off(kind, what)
-            self.set()
+            if self.victim == "encoder":  # else this process has not long to live
+                self.set()
         self._busy = False
 
     def _go_off(self, kind: str, what: str) -> None:
@@ -185,7 +188,7 @@ class Fuse:
             case "coordinator":
                 targets = [coordinator]
             case "encoder":
-                targets = [self.draw.choice(inner)]
+                targets = [inner[-1] if self.plan is not None else self.draw.choice(inner)]
             case _:
                 targets = [coordinator, *(each for each in below(coordinator) if each != os.getpid()), os.getpid()]
         self.ledger.write(**entry, pids=targets, at=time.time())
@@ -193,129 +196,6 @@ class Fuse:
             kill(coordinator, signal.SIGSTOP)  # nobody can tidy up, as in a power failure
         for pid in targets:
             kill(pid)
-
-
-class NurseryChild:
-    """A process that the nursery made, and that is ours: what `executors.pool` uses of `subprocess.Popen`."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        """Exit code, or None while it runs."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise subprocess.TimeoutExpired("worker", timeout or 0.0)
-            time.sleep(0.01)
-        assert self.returncode is not None
-        return self.returncode
-
-    def terminate(self) -> None:
-        """SIGTERM."""
-        kill(self.pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        kill(self.pid)
-
-
-class Nursery:
-    """A process, forked before ours has opened any database, that forks worker processes which then are ours.
-
-    (A process must not carry a connection of SQLite across a fork.) They are the nursery's grandchildren, whose parent
-    ends at once; then they fall to us, the nearest subreaper (prctl(2)).
-    """
-
-    def __init__(self, fuse: Fuse | None) -> None:
-        self._fuse = fuse
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            self._ours.close()
-            _end(lambda: self._serve(theirs, parent))
-        theirs.close()
-
-    def start(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], stderr: Any, **_detached: object
-    ) -> NurseryChild:
-        """Stands in for `subprocess.Popen`."""
-        order = json.dumps({"arguments": list(arguments), "env": dict(env)}).encode()
-        socket.send_fds(self._ours, [order], [stderr.fileno()])
-        return NurseryChild(int(self._ours.recv(64)))
-
-    def _serve(self, orders: socket.socket, parent: int) -> int:
-        while True:
-            message, (stderr,), _, _ = socket.recv_fds(orders, 1_000_000, 1)
-            order = json.loads(message)
-            reading, writing = os.pipe()
-            middle = os.fork()
-            if middle == 0:
-                pid = os.fork()
-                if pid:
-                    os.write(writing, str(pid).encode())
-                    os._exit(0)
-                orders.close()
-                _end(lambda: self._work(order, stderr, parent))  # noqa: B023  it never returns
-            os.waitpid(middle, 0)
-            orders.send(os.read(reading, 64))
-            for descriptor in (stderr, reading, writing):
-                os.close(descriptor)
-
-    def _work(self, order: dict[str, Any], stderr: int, parent: int) -> int:
-        while os.getppid() != parent:  # it falls to our coordinator in a moment
-            if not Path(f"/proc/{parent}").exists():
-                return 1
-            time.sleep(0.001)
-        os.setsid()
-        _speak_to(stderr)
-        os.environ.clear()
-        os.environ.update(order["env"])
-        from ranker import worker
-
-        if self._fuse is not None:
-            self._fuse.arm()
-        return worker.main(order["arguments"][order["arguments"].index("ranker.worker") + 1 :])
-
-
-def prctl(option: int, value: int) -> None:
-    """Set an option of this process, as the kernel numbers them."""
-    ctypes.CDLL(None, use_errno=True).prctl(option, int(value), 0, 0, 0)
-
-
-def _speak_to(descriptor: int) -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for place in (0, 1):
-        os.dup2(nothing, place)
-    os.dup2(descriptor, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-
-
-def _end(action: Callable[[], int]) -> None:
-    """In a forked child: do this, and nothing that the parent would have done afterwards."""
-    code = 1
-    try:
-        code = action()
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:  # noqa: BLE001  nothing may return into the parent's code
-        traceback.print_exc()
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
 
 
 @dataclass(kw_only=True)
@@ -333,6 +213,8 @@ class Chaos:
     every_s: float | None = None
     cold: float = 0.0
     fuses: bool = True
+    plan: Sequence[tuple[str, int, str]] | None = None
+    arguments: Sequence[str] = ("evaluate", "--all")
     kinds: Sequence[str] = tuple(KINDS)
     victims: Mapping[str, int] = field(default_factory=lambda: dict(VICTIMS))
     container_killer: Callable[[random.Random], list[str]] | None = None
@@ -376,24 +258,28 @@ class Chaos:
         return code
 
     def _command(self, said: int) -> int:
-        command = [sys.executable, "-m", "ranker", "--home", str(self.home), "evaluate", "--all"]
+        command = [sys.executable, "-m", "ranker", "--home", str(self.home), *self.arguments]
         self._started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)  # kept: we wait
         return self._started.pid
 
     def _forked(self, said: int) -> int:
         pid = os.fork()
         if pid == 0:
-            _end(lambda: self._coordinate(said))
+            end_with(lambda: self._coordinate(said))
         return pid
 
     def _coordinate(self, said: int) -> int:
         from ranker.cli import app
         from ranker.executors import pool
 
-        _speak_to(said)
+        speak_to(said)
         common: dict[str, Any] = {"home": self.home, "ledger": self.ledger, "seed": self.seed, "limit": self.limit}
-        fuse = Fuse(**common, is_worker=True, kinds=self.kinds, victims=self.victims) if self.fuses else None
-        nursery = Nursery(fuse)
+        fuse = (
+            Fuse(**common, is_worker=True, kinds=self.kinds, victims=self.victims, plan=self.plan)
+            if self.fuses
+            else None
+        )
+        nursery = Nursery(lambda: None if fuse is None else fuse.arm())
 
         class Nursed:  # what `executors.pool` knows of the module `subprocess`
             DEVNULL = subprocess.DEVNULL
@@ -401,9 +287,9 @@ class Chaos:
             Popen = staticmethod(nursery.start)
 
         pool.subprocess = Nursed  # type: ignore[assignment]
-        if self.fuses and random.Random(f"{self.seed}:{self.ledger.draw()}").random() < 0.2:
+        if self.fuses and self.plan is None and random.Random(f"{self.seed}:{self.ledger.draw()}").random() < 0.2:
             Fuse(**common, is_worker=False).arm()
-        app.main(["--home", str(self.home), "evaluate", "--all"])
+        app.main(["--home", str(self.home), *self.arguments])
 
     def _survivors(self, before: Collection[int]) -> list[int]:
         """What the dead coordinator left to us, and still runs; what has ended is buried."""

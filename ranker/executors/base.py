@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,6 +12,7 @@ from itertools import count
 from typing import Protocol
 
 from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import OperationalError
 
 from ranker import queue
 from ranker.db.models import Job, JobAttempt
@@ -20,6 +22,8 @@ from ranker.executors.pool import Pool
 from ranker.home import Home
 from ranker.settings import Service
 from ranker.types import Fault, Status
+
+log = logging.getLogger("ranker.executors")
 
 TICK_S = 0.2
 REAP_EVERY_TICKS = 5
@@ -138,7 +142,10 @@ class _Watch:
             seen = self._look()
             deaths = pool.bury(seen.begun)
             if deaths or tick % REAP_EVERY_TICKS == 0:
-                self._take_back(pool, seen.running, patience)
+                try:
+                    self._take_back(pool, seen.running, patience)
+                except OperationalError as error:  # a lock that is held, a disk that is full: there is another tick
+                    log.warning("the database did not take back what dead workers did: %s", error)
                 seen = self._look()
             if self.job_ids is not None:
                 _raise_organizer_fault(seen.broken)
