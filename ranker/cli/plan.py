@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ from ranker.cli.estimate import duration
 from ranker.cli.options import HiddenOption, JsonFlag, SandboxOption, err, out, print_json
 from ranker.cli.queue import pause_panel
 from ranker.journal import visible
-from ranker.types import Basis
+from ranker.types import Basis, JobKind
 
 if TYPE_CHECKING:
     from ranker.schedule.forecast import Before, Finish, Late, Line, Moments
@@ -145,15 +145,7 @@ def _before(before: Before, date: str, finish: Finish, clock: Clock) -> Renderab
         Text(f"\nbefore {date}, with {finish.workers} at a time: {_jobs(before.fitting)} fit, "
              f"{len(unsure):,} may not, {len(lost):,} will not")
     ]  # fmt: skip
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("team", "submission", "job", "what", "seed", "likely at", "chance"):
-        table.add_column(name, justify="right" if name in {"job", "seed", "chance"} else "left", no_wrap=name != "team")
-    for each in _by_submission(before.late):
-        task = each.task
-        cells = (visible(task.team), task.submission, str(task.job), task.question.words, str(task.seed))
-        chance = Text(f"{each.chance:.0%}", style="red" if each.is_lost else "yellow")
-        table.add_row(*map(Text, cells), clock(each.likely), chance)
-    parts.append(table)
+    parts += _late(before.late, clock)
     if before.safe is None:
         parts.append(Text("no number of workers does it all: single jobs take longer than the time that is left"))
     else:
@@ -162,10 +154,18 @@ def _before(before: Before, date: str, finish: Finish, clock: Clock) -> Renderab
     return Group(*parts)
 
 
-def _by_submission(late: tuple[Late, ...]) -> list[Late]:
+def _late(late: tuple[Late, ...], clock: Clock) -> Iterator[Text]:
     """The jobs of a submission together, submissions in the order in which the queue comes to them."""
-    order = {task: place for place, task in enumerate(dict.fromkeys(each.task.submission for each in late))}
-    return sorted(late, key=lambda each: order[each.task.submission])
+    groups: dict[str, list[Late]] = {}
+    for each in late:
+        groups.setdefault(each.task.submission, []).append(each)
+    for submission, jobs in groups.items():
+        yield Text(f"  {visible(jobs[0].task.team)} ({submission})")
+        for each in jobs:
+            task, chance = each.task, Text(f"{each.chance:.0%}", style="red" if each.is_lost else "yellow")
+            seed = "" if task.question.kind is JobKind.CHECK else f", seed {task.seed}"
+            words = f"    job {task.job}: {task.question.words}{seed}: likely done {clock(each.likely)}, in time in "
+            yield Text.assemble(words, chance, " of cases")
 
 
 def _jobs(number: int) -> str:

@@ -171,7 +171,10 @@ def _line_json(line: Line) -> dict[str, Any]:
 
 def unmeasured(tasks: Sequence[Task], found: Measured) -> tuple[Task, ...]:
     """The first task of each question of which no job has finished here."""
-    first = {task.question: task for task in reversed(tasks) if known(task, found, {}).basis is Basis.UNKNOWN}
+    first: dict[Question, Task] = {}
+    for task in tasks:
+        if known(task, found, {}).basis is Basis.UNKNOWN:
+            first.setdefault(task.question, task)
     return tuple(first.values())
 
 
