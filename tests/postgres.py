@@ -132,7 +132,11 @@ def saved(home: Home) -> bytes:
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
     command = [programs / "pg_dump", "-h", str(url.query["host"]), "-U", "ranker", "--no-owner", "--inserts"]
     dump = subprocess.run([*command, "-n", schema, "ranker"], check=True, capture_output=True).stdout
-    lines = [line for line in dump.splitlines() if not line.startswith((b"--", b"\\", b"SELECT pg_catalog.set_config"))]
+    lines = [
+        line
+        for line in dump.splitlines()
+        if not line.startswith((b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config"))
+    ]
     return b"\n".join(lines).replace(schema.encode(), b"{schema}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -14,6 +15,7 @@ from sqlalchemy import Engine, select
 
 from ranker import queue
 from ranker.db.models import Job, JobAttempt, Pause, Submission
+from ranker.db.place import VARIABLE
 from ranker.db.session import open_database, session
 from ranker.home import Home
 from ranker.queue import Claim, NewScore
@@ -50,7 +52,7 @@ def score(task: str = "pitch", value: float = 0.5) -> NewScore:
 
 
 @cache
-def _template() -> bytes:
+def _template(server: str | None) -> bytes:
     with TemporaryDirectory() as folder:
         home = Home(root=Path(folder))
         engine = open_database(home)
@@ -63,7 +65,7 @@ def _template() -> bytes:
 
 def new_database(root: Path) -> Engine:
     """A migrated database with one submission: a copy of one that was made before, since migrations take time."""
-    return restored(_template(), Home(root=root))
+    return restored(_template(os.environ.get(VARIABLE)), Home(root=root))
 
 
 @pytest.fixture

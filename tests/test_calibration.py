@@ -339,7 +339,7 @@ def test_the_command_says_what_is_not_there_yet(engine: Engine, typed: Callable[
 
 def test_the_command_needs_a_home_and_baselines(tmp_path: Path, typed: Callable[..., tuple[str, str]]) -> None:
     """Nothing is compared where nothing is configured, and nothing is made where no home is."""
-    assert "there is no ranker.db" in typed("calibrate", "--benchmark", "mini", code=4)[1]
+    assert "`ranker ingest FILE.zip` begins" in typed("calibrate", "--benchmark", "mini", code=4)[1]
     assert not (tmp_path / "home").exists()
     open_database(Home(root=tmp_path / "home")).dispose()
     assert "benchmark field has no `baselines:`" in typed("calibrate", "--benchmark", "field", code=2)[1]

@@ -468,7 +468,7 @@ def test_data_alone_is_enough(home: Home, run: Callable[..., str]) -> None:
 def test_wrong_usage_is_one_sentence(run: Callable[..., str]) -> None:
     """A track or a submission that is not there, a count of none."""
     assert "has no track 'Z'" in run("--benchmark", "mini", "--track", "Z", "--no-measure", code=2)
-    assert "no ranker.db" in run("--benchmark", "mini", "--submission", "x", "--no-measure", code=4)
+    assert "`ranker ingest FILE.zip` begins" in run("--benchmark", "mini", "--submission", "x", "--no-measure", code=4)
     assert "count" in run("--count", "0", code=2)
 
 

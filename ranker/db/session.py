@@ -13,7 +13,7 @@ from sqlite3 import Connection as SqliteConnection
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -99,11 +99,11 @@ def connect(where: Path | URL) -> Engine:
 
 @contextmanager
 def answering(engine: Engine) -> Iterator[None]:
-    """What goes wrong between us and a PostgreSQL server, as one sentence: raises InfraError. SQLite's errors pass."""
+    """What a PostgreSQL server, or the way to it, refuses, as one sentence: raises InfraError. SQLite's errors pass."""
     try:
         yield
     except DBAPIError as error:
-        if engine.dialect.name == "sqlite" or not isinstance(error, OperationalError | InterfaceError):
+        if engine.dialect.name == "sqlite":
             raise
         words = scrubbed(error.orig, engine.url.password or "")
         raise InfraError(
