@@ -59,6 +59,7 @@ from ranker.types import ExecutorName
 
 if TYPE_CHECKING:
     from ranker.scoretable import Ranked
+    from ranker.uncertainty import Agreement, Alternative
 
 app = typer.Typer(
     name="ranker",
@@ -268,12 +269,18 @@ def rank(
         ),
     ] = None,
     including: WithOption = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity", help="Print instead who would stand elsewhere under other weights, tasks and means."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the ranking, normalised and weighted.
+    """Print the ranking, normalised and weighted, and how sure it is (docs/statistics.md).
 
     What the rules leave pending stands below, without a rank; what is superseded, late, withdrawn or disqualified
-    appears only where --with asks for it.
+    appears only where --with asks for it. Baselines stand where their scores belong, and take no rank.
     """
     service: services.Ranker = context.obj.with_hidden(hidden)
     if scores is not None:
@@ -282,15 +289,18 @@ def rank(
                 "--condition and --with choose among what was measured here; a table made elsewhere has neither "
                 "conditions nor standings"
             )
-        print_ranked(service.rank_table(scores, benchmark, track=track), as_json=as_json)
+        print_ranked(service.rank_table(scores, benchmark, track=track), as_json=as_json, sensitivity=sensitivity)
         return
     boards = service.boards(benchmark, track=track, condition=condition, including=including or ())
     warn_of_outdated(service)
     if as_json:
-        rankings = [services.ranking_json(board) for board in boards]
+        rankings = [services.sensitivity_json(b) if sensitivity else services.ranking_json(b) for b in boards]
         print_json(rankings[0] if len(rankings) == 1 else rankings)
         return
-    for board in boards:
+    for board in boards if sensitivity else ():
+        ranked = [(row.team, row.rank) for row in board.rows if row.rank is not None]
+        print_sensitivity(board.track, ranked, board.alternatives, board.agreement)
+    for board in boards if not sensitivity else ():
         out.print(tables.board(board, out.width))
         if any(row.pending for row in board.rows):
             out.print(tables.pending(board))
@@ -299,15 +309,27 @@ def rank(
         out.print(tables.demonstration(list(reasons)))
 
 
-def print_ranked(ranked: Ranked, *, as_json: bool) -> None:
+def print_sensitivity(
+    track: str, ranked: Sequence[tuple[str, int]], alternatives: Sequence[Alternative], agreement: Agreement | None
+) -> None:
+    """Ranks under other choices; `ranked`: teams and their ranks, best first."""
+    teams, ranks = [team for team, _ in ranked], [rank for _, rank in ranked]
+    out.print(tables.sensitivity(track, teams, ranks, alternatives, agreement))
+
+
+def print_ranked(ranked: Ranked, *, as_json: bool, sensitivity: bool) -> None:
     """The rankings of a table that was made elsewhere, and to standard error what its maker should look at."""
     for warning in ranked.warnings:
         err.print(Text.assemble(("warning:", "bold yellow"), " ", warning))
     if as_json:
-        rankings = [ranking.to_json() for ranking in ranked.rankings]
+        rankings = [each.sensitivity_json() if sensitivity else each.to_json() for each in ranked.rankings]
         print_json(rankings[0] if len(rankings) == 1 else rankings)
         return
     for ranking in ranked.rankings:
+        if sensitivity:
+            places = [(row.team, row.rank) for row in ranking.rows if row.rank is not None]
+            print_sensitivity(ranking.track, places, ranking.alternatives, ranking.agreement)
+            continue
         out.print(tables.ranking(ranking, out.width))
 
 

@@ -26,8 +26,10 @@ if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table o
     from ranker.comparison import Difference
     from ranker.overview import SubmissionView
     from ranker.scoretable import RankedRow, TableRanking
+    from ranker.uncertainty import Agreement, Alternative
 
 _TEAM_WIDTH = 32
+_SCORE_WIDTH = 48  # score, its interval, ranks, P(1st) and group, with the gaps between
 _WITHOUT_LISTENING = "(without listening)"
 
 _COLOURS = {
@@ -51,8 +53,8 @@ def demonstration(reasons: Sequence[str]) -> RenderableType:
 
 
 def board(value: Board, width: int) -> RenderableType:
-    """A ranking: rank, team, score with its interval, every task; in several tables where `width` columns do not hold
-    it.
+    """A ranking: rank, team, score with its interval, how sure the rank is, every task; in several tables where `width`
+    columns do not hold it.
     """
     title = f"{value.benchmark_title} ({value.benchmark}), track {value.track}: {value.track_title}"
     parts: list[RenderableType] = [Text(title, style="bold")]
@@ -60,11 +62,11 @@ def board(value: Board, width: int) -> RenderableType:
     left = list(value.columns)
     groups = _groups(value)
     means = sum(map(_mean_width, groups))
-    if width < team + 10 + 24 + means + _column_width(left[0]):
+    if width < team + 10 + _SCORE_WIDTH + means + _column_width(left[0]):
         groups, means = [], 0
     while left or len(parts) == 1:
         shown: list[TaskColumn] = []
-        room = width - team - 10 - (24 + means if len(parts) == 1 else 0)
+        room = width - team - 10 - (_SCORE_WIDTH + means if len(parts) == 1 else 0)
         while left and (not shown or room >= _column_width(left[0])):
             room -= _column_width(left[0])
             shown.append(left.pop(0))
@@ -80,6 +82,7 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[st
     if groups is not None:
         table.add_column("score", justify="right", no_wrap=True)
         table.add_column("95%", justify="right", style="dim", no_wrap=True)
+        _add_certainty(table)
         for group in groups:
             table.add_column(group, justify="right", no_wrap=True)
     for column in columns:
@@ -87,19 +90,68 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[st
         table.add_column(head, justify="right", no_wrap=True)
     for row in value.rows:
         means = [_number(row.groups[group]) for group in groups or ()]
-        score = [] if groups is None else [_number(row.score), _interval(row), *means]
+        score = [] if groups is None else [_number(row.score), _interval(row), *_certainty(row), *means]
         cells = [row.cells.get(column.name) for column in columns]
         numbers = [_number(None if cell is None else cell.raw) for cell in cells]
         table.add_row("-" if row.rank is None else str(row.rank), _team(row), *score, *numbers)
     floor = [Text(_number(column.blind), style="dim") for column in columns]
-    gap = [] if groups is None else [""] * (2 + len(groups))
+    gap = [] if groups is None else [""] * (5 + len(groups))
     table.add_row("", Text(_WITHOUT_LISTENING, style="dim"), *gap, *floor)
     return table
 
 
 def _team(row: Row) -> Text:
-    """The team, and its submission's standing unless it is simply ranked."""
-    return Text(row.team) if row.standing is Standing.RANKED else Text.assemble(row.team, (f" ({row.standing})", "dim"))
+    """The team, whether it is a baseline, and its submission's standing unless it is simply ranked."""
+    marks = ["baseline"] * row.is_baseline + [str(row.standing)] * (row.standing is not Standing.RANKED)
+    return Text.assemble(row.team, *((f" ({mark})", "dim") for mark in marks))
+
+
+def _add_certainty(table: Table) -> None:
+    for name in ("ranks", "P(1st)", "group"):
+        table.add_column(name, justify="right", no_wrap=True, style="dim")
+
+
+def _certainty(row: Row) -> list[str]:
+    """The interval of its rank, how often it is first, and its significance group."""
+    if row.rank_interval is None or row.p_first is None or row.tier is None:
+        return ["", "", ""]
+    return [_ranks(row.rank_interval.best, row.rank_interval.worst), f"{row.p_first:.2f}", str(row.tier)]
+
+
+def _ranks(best: int, worst: int) -> str:
+    return str(best) if best == worst else f"{best}-{worst}"
+
+
+def sensitivity(
+    track: str,
+    teams: Sequence[str],
+    ranks: Sequence[int],
+    alternatives: Sequence[Alternative],
+    agreement: Agreement | None,
+) -> RenderableType:
+    """Who would stand elsewhere under other choices; `teams` and `ranks` are the ranked rows' own, in order."""
+    table = Table(title=f"track {track}: ranks under other choices", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("choice", no_wrap=True)
+    table.add_column("tau-b", justify="right", no_wrap=True)
+    table.add_column("moved", justify="right", no_wrap=True)
+    table.add_column("who", overflow="fold")
+    for each in alternatives:
+        changes = [
+            f"{team} {old}\N{RIGHTWARDS ARROW}{new}"
+            for team, old, new in zip(teams, ranks, each.ranks, strict=True)
+            if old != new
+        ]
+        if each.without:
+            changes.append(f"(without a floor, as it is: {', '.join(each.without)})")
+        name = str(each.choice) if each.task is None else f"{each.task} {each.choice}"
+        table.add_row(Text(name), _number(each.tau), str(each.changed), Text(", ".join(changes)))
+    if agreement is None:
+        return table
+    line = (
+        f"public against hidden tasks: Kendall's tau-b {agreement.tau:.2f} (95% {agreement.low:.2f} to "
+        f"{agreement.high:.2f}) over {agreement.teams} teams"
+    )
+    return Group(table, Text(line))
 
 
 def left_out(standings: Mapping[str, Standing]) -> RenderableType:
@@ -138,13 +190,15 @@ def ranking(value: TableRanking, width: int) -> RenderableType:
     left = [task.name for task in value.tasks]
     while left or len(parts) == 1:
         is_first = len(parts) == 1
-        taken = ["#" * len(str(len(value.rows))), "-" * team, *(("score", *means) if is_first else ())]
+        heads = ("score", "ranks", "P(1st)", "group", *means)
+        taken = ["#" * len(str(len(value.rows))), "-" * team, *(heads if is_first else ())]
         room = width - 1 - sum(map(_room_of, taken))
         shown: list[str] = []
         while left and (not shown or room >= _room_of(left[0])):
             room -= _room_of(left[0])
             shown.append(left.pop(0))
         parts.append(_ranking_part(value.rows, shown, means if is_first else None))
+    parts.append(Text(f"ranks, P(1st) and group: {value.resampling} drawn with replacement, since nothing else is known"))
     return Group(*parts)
 
 
@@ -158,14 +212,23 @@ def _ranking_part(rows: Sequence[RankedRow], tasks: Sequence[str], means: Sequen
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("#", justify="right")
     table.add_column("team", overflow="fold", max_width=_TEAM_WIDTH)
-    heads = [] if means is None else ["score", *means]
-    for name in (*heads, *tasks):
+    if means is not None:
+        table.add_column("score", justify="right", no_wrap=True)
+        _add_certainty(table)
+    for name in (*(means or ()), *tasks):
         table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
-        own = [] if means is None else [row.score, *(row.groups[group] for group in means)]
-        numbers = [_number(value) for value in (*own, *(row.raw.get(task) for task in tasks))]
-        table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *numbers)
+        own = [] if means is None else [_number(row.score), *_table_certainty(row)]
+        groups = [row.groups[group] for group in means or ()]
+        numbers = [_number(value) for value in (*groups, *(row.raw.get(task) for task in tasks))]
+        table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *own, *numbers)
     return table
+
+
+def _table_certainty(row: RankedRow) -> list[str]:
+    if row.sure is None:
+        return ["", "", ""]
+    return [_ranks(row.sure.best, row.sure.worst), f"{row.sure.first:.2f}", str(row.sure.tier)]
 
 
 def received(view: SubmissionView, *, is_new: bool) -> RenderableType:

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from ranker.doctor import Finding
     from ranker.estimate import Estimate
 
-__all__ = ["MISSING_EXIT_CODE", "Placing", "Ranker", "Wanted", "estimate_json", "is_lame", "pause_json", "ranking_json"]
+__all__ = [
+    "MISSING_EXIT_CODE",
+    "Placing",
+    "Ranker",
+    "Wanted",
+    "estimate_json",
+    "is_lame",
+    "pause_json",
+    "ranking_json",
+    "sensitivity_json",
+]
 
 MISSING_EXIT_CODE = MissingError.exit_code
 
@@ -38,6 +48,13 @@ class Ranker(Intake, Mail, Queue, Planning, Boards, Challenge, Watching, Data, D
 def ranking_json(board: Board) -> dict[str, object]:
     """A board as `ranker rank --json` prints it."""
     from ranker.board import ranking_json as as_json
+
+    return as_json(board)
+
+
+def sensitivity_json(board: Board) -> dict[str, object]:
+    """Ranks under other choices as `ranker rank --sensitivity --json` prints them."""
+    from ranker.board import sensitivity_json as as_json
 
     return as_json(board)
 
