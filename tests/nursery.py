@@ -88,7 +88,10 @@ class Nursery:
 
     def _serve(self, orders: socket.socket, parent: int) -> int:
         while True:
-            message, (stderr,), _, _ = socket.recv_fds(orders, 1_000_000, 1)
+            message, descriptors, _, _ = socket.recv_fds(orders, 1_000_000, 1)
+            if not message:  # our coordinator has ended
+                return 0
+            (stderr,) = descriptors
             order = json.loads(message)
             reading, writing = os.pipe()
             middle = os.fork()

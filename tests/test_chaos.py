@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from ranker.executors.base import _Watch
 from ranker.home import Home
 from ranker.job import JobContext, Outcome
 from ranker.perform import StopSignal
+from ranker.sandbox.bubblewrap import unkilled
 from ranker.settings import Service
 from ranker.types import Ending, JobKind
 from ranker.worker import EXIT_DONE, Worker
@@ -123,6 +125,17 @@ def test_the_watch_over_workers_outlasts_a_held_lock(engine: Engine, home: Home)
     assert lock.refused == ["database is locked"]
     assert [attempt.ending for attempt in queues.attempts(engine)] == [Ending.LOST, Ending.SUCCEEDED]
     assert aftermath.contradictions(home.root) == []
+
+
+@pytest.mark.parametrize(("deaths", "code"), [(0, 0), (2, 0), (3, -signal.SIGKILL)])
+def test_a_killed_trial_of_the_sandbox_says_nothing_of_it(tmp_path: Path, deaths: int, code: int) -> None:
+    """Attacks the question whether there is a sandbox with a SIGKILL to whoever tries it out. That once paused the
+    queue, as if the organizer had taken the sandbox away: now it is tried three times.
+    """
+    script = 'echo x >> "$0.tried"; [ $(wc -l < "$0.tried") -le "$1" ] && kill -KILL $$; exit 0'
+    command = ["/bin/sh", "-c", script, str(tmp_path / "trial"), str(deaths)]
+    ended = unkilled(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
+    assert ended.returncode == code
 
 
 def test_half_a_thing_is_cleared_and_a_whole_one_is_not(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from ranker.sandbox.serving import ServedSandbox
 from ranker.settings import Limits
 from ranker.types import SandboxName
 
+TRIES = 3
+KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}  # bwrap itself, or what it started
 TMP = Path("/tmp")  # noqa: S108  inside the sandbox
 
 
@@ -47,13 +50,8 @@ class Bubblewrap(ServedSandbox):
         if shutil.which("bwrap") is None:
             return Availability(ok=False, reason="bubblewrap is not installed; install the system's package bubblewrap")
         try:
-            version = _run(["bwrap", "--version"]).stdout.split()[-1]
-            file = seccomp.compiled_filter()
-            try:
-                world = ["--ro-bind", "/usr", "/usr", *system_links(), "--seccomp", str(file)]
-                tried = _run([*namespaces(), *world, "/usr/bin/true"], file)
-            finally:
-                os.close(file)
+            version = unkilled(lambda: _run(["bwrap", "--version"])).stdout.split()[-1]
+            tried = unkilled(_confine_true)
         except MissingError as error:
             return Availability(ok=False, reason=str(error))
         except (OSError, subprocess.TimeoutExpired, IndexError) as error:
@@ -108,6 +106,26 @@ class Bubblewrap(ServedSandbox):
                     yield child
             finally:
                 os.close(file)
+
+
+def unkilled(run: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """How a trial ended; it is tried again if somebody killed it (the kernel, where memory is short): that says nothing
+    of what works here, and would stop the whole queue.
+    """
+    for _ in range(TRIES - 1):
+        tried = run()
+        if tried.returncode not in KILLED:
+            return tried
+    return run()
+
+
+def _confine_true() -> subprocess.CompletedProcess[str]:
+    file = seccomp.compiled_filter()
+    try:
+        world = ["--ro-bind", "/usr", "/usr", *system_links(), "--seccomp", str(file)]
+        return _run([*namespaces(), *world, "/usr/bin/true"], file)
+    finally:
+        os.close(file)
 
 
 def _run(command: list[str], *files: int) -> subprocess.CompletedProcess[str]:
