@@ -198,7 +198,9 @@ def ranking(value: TableRanking, width: int) -> RenderableType:
             room -= _room_of(left[0])
             shown.append(left.pop(0))
         parts.append(_ranking_part(value.rows, shown, means if is_first else None))
-    parts.append(Text(f"ranks, P(1st) and group: {value.resampling} drawn with replacement, since nothing else is known"))
+    parts.append(
+        Text(f"ranks, P(1st) and group: {value.resampling} drawn with replacement, since nothing else is known")
+    )
     return Group(*parts)
 
 

@@ -19,7 +19,7 @@ def interval(draws: Draws, *, units: float | None = None) -> tuple[float, float]
 
     With `units`, the number of things that were drawn, it is the expanded percentile interval (Hesterberg 2015), which
     takes percentiles farther out by as much as a t interval is wider than a normal one of the plain variance: plain
-    percentiles are too narrow by sqrt((n - 1) / n) and know nothing of t. With 1,000 units it is 0.1% wider.
+    percentiles are too narrow by sqrt((n - 1) / n) and know nothing of t. With 1,000 units it is 0.2% wider.
     """
     tail = 100 * tail_of(units)
     low, high = np.percentile(draws, [tail, 100 - tail])
