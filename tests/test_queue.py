@@ -323,7 +323,8 @@ def written(engine: Engine, kind: JobKind, start: Status, end: Status) -> bool:
         ("DELETE FROM job_attempt WHERE number = 1", "stays as it is"),
         ("DELETE FROM job_attempt WHERE number = 2", "stays as it is"),
         (
-            "INSERT INTO job_attempt (job_id, number, worker, started_at, reasons) VALUES (1, 3, 'w', '2026-01-01', '[]')",
+            "INSERT INTO job_attempt (job_id, number, worker, started_at, reasons) "
+            "VALUES (1, 3, 'w', '2026-01-01', '[]')",
             "(?i)uniq",
         ),
         ("UPDATE job SET attempt = 1", "cannot make this move"),
