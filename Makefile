@@ -3,6 +3,7 @@
 # make test-long  the counts that take longer; writes docs/results/
 # make test-postgres  the suites that use a database, on a PostgreSQL server of their own
 # make test-torch  the encoder server under other versions of torch: RANKER_TORCH_PYTHONS=/a/bin/python:/b/bin/python
+# make chaos      SIGKILLs at random moments, a held lock, a full disk, a late writer (an hour); writes docs/results/chaos.md
 # make field      the samples on recorded audio with the whole decoder (hours on a CPU); writes docs/results/field.md
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: demo test test-long test-postgres test-torch field lint clean
+.PHONY: demo test test-long test-postgres test-torch chaos field lint clean
 
 demo: .make/demo-installed
 	$(BIN)/ranker data build mini
@@ -51,6 +52,9 @@ test-postgres: .make/test-installed
 test-torch: .make/test-installed
 	@test -n "$(RANKER_TORCH_PYTHONS)" || { echo "RANKER_TORCH_PYTHONS names no interpreter; give one or more, separated by colons"; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_torch_matrix.py
+
+chaos: .make/test-installed
+	OMP_NUM_THREADS=1 $(BIN)/python bench/chaos.py --kills 200 --scenes --write docs/results/chaos.md
 
 field: .make/demo-installed
 	$(BIN)/ranker data build field

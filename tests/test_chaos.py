@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aftermath
 import chaos
+import kills
 import pytest
 import queues
 from sqlalchemy import Engine, event, select
@@ -160,6 +161,25 @@ def test_half_a_thing_is_cleared_and_a_whole_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "attempt-0001/step-00000002/more").write_text("x")
     remove_folder(whole[0])
     assert sorted(path.name for path in attempt.iterdir()) == [".damaged-step-00000001", "predictions"]
+
+
+def test_nobody_finds_half_of_what_is_being_removed(tmp_path: Path) -> None:
+    """Attacks the removal of a checkpoint with a kill at each of its steps: under its name it is whole, or gone."""
+    folder = tmp_path / "step-00000002"
+    step, was_killed, seen = 0, True, set()
+    while was_killed:
+        step += 1
+        folder.mkdir(exist_ok=True)
+        for name in ("trained.safetensors", "optimizer.safetensors", "state.json"):
+            (folder / name).write_text(name)
+        was_killed = kills.is_killed_at(step, tmp_path, lambda _touch: remove_folder(folder))
+        left = len(list(folder.iterdir())) if folder.exists() else 0
+        seen.add(left)
+        assert left in {0, 3}
+        remove_pieces(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} <= {folder.name}
+    assert seen == {0, 3}
+    assert step > 4
 
 
 def test_a_fuse_goes_off_just_before_the_nth_touch(tmp_path: Path) -> None:
