@@ -375,8 +375,10 @@ def test_ranking_json_has_the_promised_shape() -> None:
     """Attacks programs that read the ranking: keys, order, null where there is no value."""
     board = small_board()
     value = json.loads(json.dumps(ranking_json(board), allow_nan=False))
-    assert list(value) == ["benchmark", "track", "condition", "seed", "demonstration", "rows"]
-    keys = ("team", "submission", "standing", "rank", "score", "groups", "tasks", "missing", "pending")
+    names = ["benchmark", "track", "condition", "seed", "demonstration", "intervals", "agreement", "rows"]
+    assert list(value) == names
+    keys = ("team", "submission", "standing", "baseline", "rank", "score", "interval", "rank_interval", "p_first")
+    keys += ("p_next", "tier", "groups", "tasks", "missing", "pending")
     assert {tuple(row) for row in value["rows"]} == {keys}
     assert [row["rank"] for row in value["rows"]] == [1, 2, 3, 4, 4, 6, 7, None, None]
     incomplete = value["rows"][-2]

@@ -78,7 +78,7 @@ BENCHMARK: dict[str, Any] = {
                     "domain": "music",
                     "metric": "Accuracy",
                     "train": split("train"),
-                    "test": split("test"),
+                    "test": split("test") | {"cluster": "voice"},
                 }
             ],
         }
@@ -143,7 +143,7 @@ def write_tiny(folder: Path, *, broken: str) -> None:
             {
                 "__key__": f"c{at:04d}",
                 "flac": tone(0.5, 200.0 + 40.0 * at),
-                "json": {"label": ("low", "high")[at % 2]},
+                "json": {"label": ("low", "high")[at % 2], "voice": at // 2},
             }
             for at in range(count + (name == broken))
         ]
@@ -201,6 +201,13 @@ def test_predictions_give_the_score_again(first: tuple[Place, JobContext, Outcom
     assert sorted(items["clip"]) == [f"test.tar:c{index:04d}" for index in range(4)]
     assert reweighted(MetricName.ACCURACY, items, np.ones((1, 4)))[0] == pytest.approx(score.value)
     assert (score.items, score.blind) == (4, 0.5)
+
+
+def test_predictions_say_which_clips_belong_together(first: tuple[Place, JobContext, Outcome]) -> None:
+    """The field that the task names as cluster stands beside each pair, as text, for the intervals."""
+    place, _, outcome = first
+    items = pd.read_parquet(place.home.root / outcome.scores[0].predictions).sort_values("clip")
+    assert items["cluster"].tolist() == ["0", "0", "1", "1"]
 
 
 def test_attempt_leaves_nothing_half_or_temporary(first: tuple[Place, JobContext, Outcome]) -> None:

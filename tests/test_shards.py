@@ -12,6 +12,7 @@ import soundfile
 
 from ranker.data.shards import (
     Clip,
+    clusters,
     expand_braces,
     index_shard,
     read_audio,
@@ -211,3 +212,11 @@ def test_a_clip_without_reference_is_an_error(fields: dict):
     with pytest.raises(OrganizerError, match=r"a\.tar:k") as caught:
         clip(fields).references(["label"])
     assert str(caught.value).encode()
+
+
+def test_clusters_of_clips():
+    """Text and numbers as text; a clip without the field is named, with what it holds instead."""
+    assert clusters([clip({"speaker": "ann"}), clip({"speaker": 7})], "speaker") == ["ann", "7"]
+    for fields, held in (({}, "None"), ({"speaker": ["a"]}, r"\['a'\]")):
+        with pytest.raises(OrganizerError, match=rf"clip a.tar:k: field 'speaker'.* holds {held}; text or a number"):
+            clusters([clip({"speaker": "ann"}), clip(fields)], "speaker")
