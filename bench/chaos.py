@@ -34,8 +34,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import aftermath  # noqa: E402
 import chaos  # noqa: E402
-import nursery  # noqa: E402
 import test_end_to_end as tiny  # noqa: E402
+
+from ranker.service import Ranker, Wanted  # noqa: E402
 
 LOCK_S = 40.0  # beyond the 30 s that a writer waits for the lock
 FULL_S = 30.0
@@ -185,9 +186,7 @@ def full_disk(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]
 def late_writer(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
     """A worker that nobody supervises is stopped in mid-training; when it wakes, others have done its job."""
     shutil.copytree(ingested, home)
-    with subprocess.Popen(tiny.command(home, "evaluate", "--all"), stderr=subprocess.DEVNULL) as queueing:
-        wait_for(lambda: bool(list(home.glob("runs/*/*/attempt-0001"))))
-        kill_all(queueing.pid)
+    Ranker(home).queue_evaluations(None, Wanted())
     service = json.dumps({"lease_s": 20, "infra_attempts": 1000, "retry_delay_s": 0, "sandbox": "bubblewrap"})
     command = [sys.executable, "-m", "ranker.worker", "--home", str(home), "--service", service]
     before = set(home.glob("runs/*/*/attempt-*/step-*"))
@@ -237,13 +236,6 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 300.0) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.05)
-
-
-def kill_all(coordinator: int) -> None:
-    """SIGKILL to it and all that it has started."""
-    os.kill(coordinator, signal.SIGSTOP)
-    for pid in [coordinator, *chaos.below(coordinator)]:
-        nursery.kill(pid)
 
 
 def differences(expected: dict[str, Any], came: dict[str, Any]) -> list[str]:
