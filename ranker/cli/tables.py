@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table o
     from ranker.uncertainty import Agreement, Alternative
 
 _TEAM_WIDTH = 32
-_SCORE_WIDTH = 48  # score, its interval, ranks, P(1st) and group, with the gaps between
+_SCORE_WIDTH = 24  # score and its interval, with the gaps between
+_CERTAINTY_WIDTH = 25  # ranks, P(1st) and group likewise
 _WITHOUT_LISTENING = "(without listening)"
 
 _COLOURS = {
@@ -62,27 +63,30 @@ def board(value: Board, width: int) -> RenderableType:
     left = list(value.columns)
     groups = _groups(value)
     means = sum(map(_mean_width, groups))
-    if width < team + 10 + _SCORE_WIDTH + means + _column_width(left[0]):
+    least = team + 10 + _SCORE_WIDTH + _column_width(left[0])
+    certainty = _CERTAINTY_WIDTH if width >= least + means + _CERTAINTY_WIDTH else 0
+    if width < least + means:
         groups, means = [], 0
     while left or len(parts) == 1:
         shown: list[TaskColumn] = []
-        room = width - team - 10 - (_SCORE_WIDTH + means if len(parts) == 1 else 0)
+        room = width - team - 10 - (_SCORE_WIDTH + certainty + means if len(parts) == 1 else 0)
         while left and (not shown or room >= _column_width(left[0])):
             room -= _column_width(left[0])
             shown.append(left.pop(0))
-        parts.append(_board_part(value, shown, groups if len(parts) == 1 else None))
+        parts.append(_board_part(value, shown, groups if len(parts) == 1 else None, certainty=certainty > 0))
     return Group(*parts)
 
 
-def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[str] | None) -> Table:
-    """Some tasks of a board; with scores and the means of `groups`, or without both (None)."""
+def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[str] | None, *, certainty: bool) -> Table:
+    """Some tasks of a board; with scores, means of `groups` and `certainty` of ranks, or without these (None)."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("#", justify="right")
     table.add_column("team", overflow="fold", max_width=_TEAM_WIDTH)
     if groups is not None:
         table.add_column("score", justify="right", no_wrap=True)
         table.add_column("95%", justify="right", style="dim", no_wrap=True)
-        _add_certainty(table)
+        if certainty:
+            _add_certainty(table)
         for group in groups:
             table.add_column(group, justify="right", no_wrap=True)
     for column in columns:
@@ -90,12 +94,16 @@ def _board_part(value: Board, columns: Sequence[TaskColumn], groups: Sequence[st
         table.add_column(head, justify="right", no_wrap=True)
     for row in value.rows:
         means = [_number(row.groups[group]) for group in groups or ()]
-        score = [] if groups is None else [_number(row.score), _interval(row), *_certainty(row), *means]
+        score = (
+            []
+            if groups is None
+            else [_number(row.score), _interval(row), *(_certainty(row) if certainty else ()), *means]
+        )
         cells = [row.cells.get(column.name) for column in columns]
         numbers = [_number(None if cell is None else cell.raw) for cell in cells]
         table.add_row("-" if row.rank is None else str(row.rank), _team(row), *score, *numbers)
     floor = [Text(_number(column.blind), style="dim") for column in columns]
-    gap = [] if groups is None else [""] * (5 + len(groups))
+    gap = [] if groups is None else [""] * (2 + 3 * certainty + len(groups))
     table.add_row("", Text(_WITHOUT_LISTENING, style="dim"), *gap, *floor)
     return table
 
