@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from ranker import queue
 from ranker.db.models import Job, Submission
@@ -23,6 +24,7 @@ from ranker.errors import InfraError
 from ranker.executors import base
 from ranker.executors.gpus import Gpu, Memory, driver_gpus, gpus, memory, torch_has_cuda
 from ranker.executors.local import Local, environments_of, places
+from ranker.executors.pool import Pool
 from ranker.home import Home
 from ranker.settings import Service
 from ranker.types import JobKind, Status
@@ -147,6 +149,72 @@ def test_a_machine_that_slept_takes_no_job_from_a_worker_that_lives(
     with pytest.raises(KeyboardInterrupt):
         base.run_processes(home, service, [number], command=["false"], environments=[], on_tick=lambda: None)
     assert seen == [Status.RUNNING, Status.RUNNING, Status.RUNNING, Status.QUEUED]
+
+
+def test_a_database_that_takes_nothing_costs_no_worker_its_life(
+    engine: Engine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacks with a disk that is full for longer than a lease: workers that cannot prolong theirs are not killed for
+    it, and their jobs are left until they had time to do so.
+    """
+    (number,) = enqueue(engine, 1)
+    with subprocess.Popen(["sleep", "600"]) as worker:
+        name = queue.worker_id(worker.pid)
+        assert queue.claim(engine, worker=name, now=datetime.now(UTC) - timedelta(seconds=70), lease_s=60) is not None
+        with engine.begin() as writing:
+            writing.exec_driver_sql("CREATE TRIGGER full BEFORE UPDATE ON job BEGIN SELECT RAISE(FAIL, 'disk'); END")
+        refused = []
+
+        def reap(*given: Any, **how: Any) -> int:
+            try:
+                return real(*given, **how)
+            except IntegrityError as error:  # what a trigger can raise, as what a full disk does
+                refused.append(error)
+                raise OperationalError("UPDATE job", None, Exception("database or disk is full")) from error
+
+        real = queue.reap
+        monkeypatch.setattr(base.queue, "reap", reap)
+        monkeypatch.setattr(base, "REAP_EVERY_TICKS", 1)
+        monkeypatch.setattr(base, "TICK_S", 0.0)
+        looks = []
+
+        def tick() -> None:
+            looks.append((jobs(engine)[0].status, worker.poll()))
+            if len(looks) == 3:
+                with engine.begin() as writing:
+                    writing.exec_driver_sql("DROP TRIGGER full")
+            if len(looks) == 6:
+                raise KeyboardInterrupt
+
+        class Ours(Pool):
+            def _living(self) -> list[subprocess.Popen[bytes]]:
+                return [worker] if worker.poll() is None else []
+
+            def fill(self, wanted: int) -> None:
+                pass
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        monkeypatch.setattr(base, "Pool", Ours)
+        with pytest.raises(KeyboardInterrupt):
+            base.run_processes(home, SERVICE, [number], command=["false"], environments=[], on_tick=tick)
+        assert len(refused) == 1
+        assert looks == [(Status.RUNNING, None)] * 6
+        worker.kill()
+
+
+def test_after_a_long_outage_there_is_time_for_a_heartbeat() -> None:
+    """Attacks leases that ran out many times over while nothing could be written: they count again only half a lease
+    after the last refusal.
+    """
+    patience, expired = base.Patience(60), NOW + timedelta(seconds=10)
+    for second in range(20, 620, 2):
+        if patience.judged(NOW + timedelta(seconds=second), second) >= expired:
+            patience.refused(second)
+            last = second
+    judged = {second: patience.judged(NOW + timedelta(seconds=second), second) for second in (last + 2, last + 31)}
+    assert [moment >= expired for moment in judged.values()] == [False, True]
 
 
 def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Home) -> None:

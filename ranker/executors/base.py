@@ -107,8 +107,10 @@ class Patience:
     """
 
     def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
         self._grace_s = lease_s / 2
         self._offset: float | None = None
+        self._refused_at: float | None = None
         self._leap = timedelta()
         self._until = 0.0
 
@@ -117,6 +119,7 @@ class Patience:
         stands while the machine sleeps (CLOCK_MONOTONIC).
         """
         if monotonic >= self._until:
+            self._refused_at = self._refused_at if self._leap else None
             self._leap = timedelta()
         offset = now.timestamp() - monotonic
         leap_s = 0.0 if self._offset is None else offset - self._offset
@@ -125,6 +128,12 @@ class Patience:
             self._leap += timedelta(seconds=leap_s)
             self._until = monotonic + self._grace_s
         return now - self._leap
+
+    def refused(self, monotonic: float) -> None:
+        """The database took nothing from us, so it takes no heartbeat either: who lives gets time for one, again."""
+        self._refused_at = monotonic if self._refused_at is None else self._refused_at
+        self._leap = max(self._leap, timedelta(seconds=monotonic - self._refused_at + self._lease_s))
+        self._until = monotonic + self._grace_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +154,7 @@ class _Watch:
                 try:
                     self._take_back(pool, seen.running, patience)
                 except OperationalError as error:  # a lock that is held, a disk that is full: there is another tick
+                    patience.refused(time.monotonic())
                     log.warning("the database did not take back what dead workers did: %s", error)
                 seen = self._look()
             if self.job_ids is not None:
@@ -157,10 +167,9 @@ class _Watch:
             time.sleep(TICK_S)
 
     def _take_back(self, pool: Pool, running: Sequence[Job], patience: Patience) -> None:
-        """End workers of ours that hang, and queue what they and the dead were doing."""
+        """Queue what the dead, and workers that hang, were doing; then end those of them that are ours."""
         now = _now()
         judged = patience.judged(now, time.monotonic())
-        pool.kill_overdue(running, judged)
         queue.reap(
             self.engine,
             now=judged,
@@ -168,6 +177,8 @@ class _Watch:
             max_infra_attempts=self.service.infra_attempts,
             lease_s=self.service.lease_s if judged == now else None,  # new leases reach beyond the judged time
         )
+        alive = {(job.id, job.attempt) for job in self._look().running}
+        pool.kill_overdue([job for job in running if (job.id, job.attempt) not in alive], judged)
 
     def _look(self) -> _Seen:
         """Light enough for several times a second: of jobs that wait, only the ids are read."""
