@@ -391,7 +391,7 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, w
     """Answer and score one task. Its pairs go to `predictions/<task>.parquet`, its value beside them, written last."""
     folder = run.folder / "predictions"
     folder.mkdir(exist_ok=True)
-    earlier = _earlier_note(run, task, weights)
+    earlier = earlier_note(run.earlier, task.name, weights)
     if earlier is not None:
         adopt_predictions(earlier, folder)
     else:
@@ -460,14 +460,14 @@ def _blind(run: _Run, task: Task, scored: Sequence[Pair]) -> float | None:
     return blind_value(task.metric, scored, commonest, num_classes=task.num_classes, models=models_of(run.part))
 
 
-def _earlier_note(run: _Run, task: Task, weights: str) -> Path | None:
+def earlier_note(attempts: Sequence[Path], task: str, weights: str) -> Path | None:
     """The note of an earlier attempt that scored this task with the same weights, if its predictions are still those
     that it was written for.
 
     Attempts of one job have one condition: part, data, decoder, device and metric models (`_begin` compares them).
     """
-    for folder in run.earlier:
-        path = folder / "predictions" / f"{task.name}.json"
+    for folder in attempts:
+        path = folder / "predictions" / f"{task}.json"
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
             if (note["weights"], note["predictions"]) == (weights, file_digest(path.with_suffix(".parquet"))):

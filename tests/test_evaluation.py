@@ -23,8 +23,9 @@ from ranker.conditions import condition_for
 from ranker.config import Benchmark
 from ranker.data import store
 from ranker.data.shards import write_shard
+from ranker.digest import file_digest
 from ranker.errors import InfraError, OrganizerError, ParticipantError
-from ranker.evaluation import _begin, _fixed_threads, adopt_predictions, evaluate
+from ranker.evaluation import _begin, _fixed_threads, adopt_predictions, earlier_note, evaluate
 from ranker.home import Home
 from ranker.intake.archive import describe
 from ranker.job import JobContext, Outcome, SubmissionSnapshot, run_folder
@@ -360,6 +361,32 @@ def note(tmp_path: Path) -> Path:
     (folder / "pitch.parquet").write_bytes(b"pairs" * 10_000)
     (folder / "pitch.json").write_text('{"weights": "w", "score": {}}')
     return folder / "pitch.json"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "is_taken"),
+    [
+        (lambda _note: None, True),
+        (lambda note: note.with_suffix(".parquet").write_bytes(b"other pairs"), False),
+        (lambda note: note.with_suffix(".parquet").unlink(), False),
+        (lambda note: note.write_text(note.read_text()[:20]), False),
+        (lambda note: note.write_text('{"weights": "w", "score": {}}'), False),
+        (lambda note: note.write_text(note.read_text().replace('"w"', '"x"')), False),
+    ],
+)
+def test_only_what_was_answered_by_these_weights_is_taken_over(
+    tmp_path: Path, spoil: Callable[[Path], object], *, is_taken: bool
+) -> None:
+    """Attacks a resumed evaluation with predictions that changed or went, a note that was cut or is of an earlier
+    version, and other weights: the task is answered again. Else it is not.
+    """
+    note = tmp_path / "attempt-0001/predictions/pitch.json"
+    note.parent.mkdir(parents=True)
+    note.with_suffix(".parquet").write_bytes(b"pairs")
+    digest = file_digest(note.with_suffix(".parquet"))
+    note.write_text(json.dumps({"weights": "w", "predictions": digest, "score": {}}))
+    spoil(note)
+    assert earlier_note([tmp_path / "attempt-0001"], "pitch", "w") == (note if is_taken else None)
 
 
 def test_predictions_are_taken_over_whole_or_not_at_all(note: Path, tmp_path: Path) -> None:
