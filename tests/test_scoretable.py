@@ -274,12 +274,16 @@ def test_tables_from_any_program_are_the_same_table(
 def test_a_missing_score_takes_rank_and_score(ranked: Callable[[str | bytes], Ranked], nothing: str) -> None:
     """However good the rest: no rank, no score, what is missing by name, after everybody who is ranked."""
     ranking = only(ranked(f"team,esc-50,word errors\nbest,1,{nothing}\nlast,0,100\n"))
+    alone = {"interval": {"low": 0.0, "high": 0.0}, "rank_interval": {"best": 1, "worst": 1}, "p_first": 1.0,
+             "p_next": None, "tier": 1}  # fmt: skip
     assert ranking.to_json() == {
         "track": "A",
+        "resampling": "tasks",
+        "agreement": None,
         "rows": [
-            {"team": "last", "rank": 1, "score": 0.0, "groups": {"public": 0.0, "hidden": None}, "missing": []},
+            {"team": "last", "rank": 1, "score": 0.0, "groups": {"public": 0.0, "hidden": None}, "missing": []} | alone,
             {"team": "best", "rank": None, "score": None, "groups": {"public": None, "hidden": None},
-             "missing": ["word_errors"]},
+             "missing": ["word_errors"]} | dict.fromkeys(alone),
         ],
     }  # fmt: skip
 
@@ -386,11 +390,12 @@ def test_the_command_prints_exactly_the_json_that_is_promised() -> None:
     command = ["rank", "--scores", str(OFFICIAL), "--benchmark", str(YEAR_2026), "--track", "A", "--json"]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     value: dict[str, Any] = json.loads(done.stdout)
-    assert set(value) == {"track", "rows"}
+    assert set(value) == {"track", "resampling", "agreement", "rows"}
     assert value["track"] == "A"
     assert len(value["rows"]) == 23
     for row in value["rows"]:
-        assert set(row) == {"team", "rank", "score", "groups", "missing"}
+        sure = {"interval", "rank_interval", "p_first", "p_next", "tier"}
+        assert set(row) == {"team", "rank", "score", "groups", "missing"} | sure
         assert set(row["groups"]) == {"public", "hidden"}
     assert value["rows"][0]["team"] == "THUVoice"
     assert done.stderr.count("warning:") == 3

@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table o
 
 _TEAM_WIDTH = 32
 _SCORE_WIDTH = 24  # score and its interval, with the gaps between
-_CERTAINTY_WIDTH = 25  # ranks, P(1st) and group likewise
+_CERTAINTY = ("ranks", "P(1st)", "group")
+_CERTAINTY_WIDTH = 25  # these likewise
 _WITHOUT_LISTENING = "(without listening)"
 
 _COLOURS = {
@@ -115,7 +116,7 @@ def _team(row: Row) -> Text:
 
 
 def _add_certainty(table: Table) -> None:
-    for name in ("ranks", "P(1st)", "group"):
+    for name in _CERTAINTY:
         table.add_column(name, justify="right", no_wrap=True, style="dim")
 
 
@@ -196,19 +197,22 @@ def ranking(value: TableRanking, width: int) -> RenderableType:
     team = max(min(len(row.team), _TEAM_WIDTH) for row in value.rows)
     means = value.groups if len(value.groups) > 1 else ()
     left = [task.name for task in value.tasks]
+    least = ("#" * len(str(len(value.rows))), "-" * team, "score", *_CERTAINTY, *means, left[0])
+    certainty = sum(map(_room_of, least)) < width
     while left or len(parts) == 1:
         is_first = len(parts) == 1
-        heads = ("score", "ranks", "P(1st)", "group", *means)
+        heads = ("score", *(_CERTAINTY if certainty else ()), *means)
         taken = ["#" * len(str(len(value.rows))), "-" * team, *(heads if is_first else ())]
         room = width - 1 - sum(map(_room_of, taken))
         shown: list[str] = []
         while left and (not shown or room >= _room_of(left[0])):
             room -= _room_of(left[0])
             shown.append(left.pop(0))
-        parts.append(_ranking_part(value.rows, shown, means if is_first else None))
-    parts.append(
-        Text(f"ranks, P(1st) and group: {value.resampling} drawn with replacement, since nothing else is known")
-    )
+        parts.append(_ranking_part(value.rows, shown, means if is_first else None, certainty=certainty))
+    if certainty:
+        parts.append(
+            Text(f"ranks, P(1st) and group: {value.resampling} drawn with replacement, since nothing else is known")
+        )
     return Group(*parts)
 
 
@@ -217,18 +221,21 @@ def _room_of(head: str) -> int:
     return max(len(head), 5) + 3
 
 
-def _ranking_part(rows: Sequence[RankedRow], tasks: Sequence[str], means: Sequence[TaskGroup] | None) -> Table:
+def _ranking_part(
+    rows: Sequence[RankedRow], tasks: Sequence[str], means: Sequence[TaskGroup] | None, *, certainty: bool
+) -> Table:
     """`means`: the groups whose means stand beside the score; None for a part that repeats neither."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("#", justify="right")
     table.add_column("team", overflow="fold", max_width=_TEAM_WIDTH)
     if means is not None:
         table.add_column("score", justify="right", no_wrap=True)
+    if means is not None and certainty:
         _add_certainty(table)
     for name in (*(means or ()), *tasks):
         table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
-        own = [] if means is None else [_number(row.score), *_table_certainty(row)]
+        own = [] if means is None else [_number(row.score), *(_table_certainty(row) if certainty else ())]
         groups = [row.groups[group] for group in means or ()]
         numbers = [_number(value) for value in (*groups, *(row.raw.get(task) for task in tasks))]
         table.add_row("-" if row.rank is None else str(row.rank), Text(row.team), *own, *numbers)
