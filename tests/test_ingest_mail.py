@@ -23,13 +23,14 @@ from ranker.data.fetch import Transfer
 from ranker.db.mail import Delivery, Link, Message
 from ranker.db.models import Job, Submission
 from ranker.db.place import database_url
-from ranker.db.rules import Event, Team, TeamAddress
+from ranker.db.rules import Event, Team, TeamAddress, Verdict
 from ranker.db.session import connect, open_database, session
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake.receive import MAX_TEAM_LENGTH
+from ranker.rules import judge_all, standing
 from ranker.service import Ranker
-from ranker.types import Action, Channel, Fault, LinkState, Status
+from ranker.types import Action, Channel, Fault, LinkState, Rule, Ruling, Standing, Status
 
 REFUSED, USAGE, OURS = ParticipantError.exit_code, UsageError.exit_code, InfraError.exit_code
 SENT = "Thu, 12 Feb 2026 23:00:00 +0000"
@@ -209,6 +210,41 @@ def test_a_senders_address_says_the_team(run: Run, engine: Engine, tmp_path: Pat
         file.write_bytes(letter(number, sender, {f"{words}.zip": packed(words)}))
         given = [] if words == "c" else ["--team", "Given"]
         assert asked(run, str(file), *given)[0]["team"] == team
+
+
+def test_a_forged_sender_supersedes_nobody(run: Run, engine: Engine, home: Home, tmp_path: Path) -> None:
+    """Attacks a rival's place: a ZIP in its name, that our own mail server calls forged, is nobody's until a person
+    says so; the real one, from the same address, still stands alone for its team.
+    """
+    with (home.root / "configs" / "service.yaml").open("a") as file:
+        file.write("rules: {registration: true, one_model_per_team: true}\n")
+    register(engine, "Beta", "carl@corp.example")
+    (tmp_path / "0.eml").write_bytes(letter(0, "carl@corp.example", {"beta.zip": packed("real")}, received=SENT))
+    forged = letter(1, "Carl <carl@corp.example>", {"Beta.zip": packed("forged")}, received=SENT)
+    warned = b"Authentication-Results: mx.challenge.example; spf=fail smtp.mailfrom=carl@corp.example; dmarc=fail\n"
+    (tmp_path / "1.eml").write_bytes(warned + forged)
+    asked(run, str(tmp_path / "0.eml"), str(tmp_path / "1.eml"))
+    rulings = {
+        (submission.digest, verdict.rule): verdict
+        for submission in rows(engine, Submission)
+        for verdict in rows(engine, Verdict)
+        if verdict.submission_id == submission.id
+    }
+    real, false = (digest_of(packed(words)) for words in ("real", "forged"))
+    assert rulings[real, Rule.REGISTRATION].ruling == Ruling.MET
+    assert rulings[false, Rule.REGISTRATION].ruling == Ruling.PENDING
+    assert "may be forged" in rulings[false, Rule.REGISTRATION].why
+    with session(engine) as writing:
+        for job in writing.scalars(select(Job)):
+            job.status, job.worker = Status.RUNNING, "w"
+            job.lease_expires_at = datetime(2026, 2, 13, tzinfo=UTC)
+            writing.flush()
+            job.status, job.worker, job.lease_expires_at = Status.SUCCEEDED, None, None
+        writing.flush()
+        judge_all(writing, home, datetime(2026, 2, 13, tzinfo=UTC))
+        found = writing.scalars(select(Submission)).all()
+        standings = {submission.digest: standing(submission.verdicts) for submission in found}
+    assert standings == {real: Standing.RANKED, false: Standing.PENDING}
 
 
 def test_the_same_bytes_from_two_teams_are_recorded_and_flagged(run: Run, engine: Engine, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("arrived_at", sa.DateTime(), nullable=False),
         sa.Column("arrived_by", sa.String(length=1000), nullable=False),
         sa.Column("dated_at", sa.DateTime(), nullable=True),
+        sa.Column("doubt", sa.String(length=1000), nullable=True),
         sa.Column("is_automatic", sa.Boolean(), nullable=False),
         sa.Column("notes", sa.JSON(), nullable=False),
         sa.Column("kept_at", sa.DateTime(), nullable=False),

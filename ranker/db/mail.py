@@ -16,9 +16,9 @@ class Message(Base):
 
     `id` is the first 12 hex digits of `digest` (SHA-256 of the bytes); `message_id` is the header of that name.
     `arrived_at` is the time that counts, `arrived_by` says where it was read from; `dated_at` is what the sender's
-    clock said. `is_automatic`: no person wrote it (a bounce, an absence notice), so nothing may answer it. `notes` says
-    what was found in it, what was ignored and why, one sentence each. `handled_at` is None until all that the message
-    holds has been taken in.
+    clock said. `doubt`: why the sender's address may be forged, by the word of our own mail server. `is_automatic`: no
+    person wrote it (a bounce, an absence notice), so nothing may answer it. `notes` says what was found in it, what was
+    ignored and why, one sentence each. `handled_at` is None until all that the message holds has been taken in.
     """
 
     __tablename__ = "message"
@@ -32,6 +32,7 @@ class Message(Base):
     arrived_at: Mapped[datetime] = mapped_column(UtcDateTime)
     arrived_by: Mapped[str] = mapped_column(String(1000))
     dated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    doubt: Mapped[str | None] = mapped_column(String(1000))
     is_automatic: Mapped[bool]
     notes: Mapped[list[str]] = mapped_column(JSON, default=list)
     kept_at: Mapped[datetime] = mapped_column(UtcDateTime)

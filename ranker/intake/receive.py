@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ranker import queue
-from ranker.db.mail import Delivery
+from ranker.db.mail import Delivery, Message
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Team, TeamAddress
 from ranker.durable import flush
@@ -173,7 +173,7 @@ def _record(
 ) -> Received:
     """Everything that the database is to say about kept bytes, in the caller's transaction."""
     folder = submission_folder(home, found.digest)
-    of_sender = None if arrival.sender is None else registered_team(session, arrival.sender)
+    of_sender = None if _is_doubted(session, arrival) else registered_team(session, arrival.sender)
     submission = _known(session, found.digest, team if arrival.sender is None else None)
     is_new = submission is None
     if submission is None:
@@ -205,8 +205,16 @@ def _record(
     )
 
 
-def registered_team(session: Session, sender: str) -> str | None:
-    """The team that writes from this address; None if none is registered with it."""
+def _is_doubted(session: Session, arrival: Arrival) -> bool:
+    """Whether it may not have come from the address that it bears."""
+    message = None if arrival.message_id is None else session.get(Message, arrival.message_id)
+    return message is not None and message.doubt is not None
+
+
+def registered_team(session: Session, sender: str | None) -> str | None:
+    """The team that writes from this address; None without one, or if none is registered with it."""
+    if sender is None:
+        return None
     addresses = session.execute(select(TeamAddress.address, Team.name).join(Team))
     return next((name for address, name in addresses if mailbox(address) == mailbox(sender)), None)
 

@@ -181,6 +181,11 @@ def _about(view: SubmissionView) -> About:
 
 def _unsettled(verdict: Verdict) -> str:
     """What a verdict means to whoever reads the answer; other people's addresses and teams are none of theirs."""
+    if "doubt" in verdict.evidence:
+        return (
+            "our mail server doubts that the message came from the address that it bears: send it again through the "
+            "mail server of that address, or write to us from another that is registered"
+        )
     words = {
         Rule.REGISTRATION: "the address that it came from belongs to no registered team: register the team with this "
         "address, or send the same file again from a registered one",

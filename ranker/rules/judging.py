@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from ranker import events
 from ranker.config import load
-from ranker.db.mail import Delivery
+from ranker.db.mail import Delivery, Message
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Event, Team, Verdict
 from ranker.home import Home
@@ -275,10 +275,15 @@ def deliveries(session: Session, ids: Collection[str] | None = None) -> dict[str
     """How these submissions (None: all) came."""
     found: dict[str, list[Delivered]] = defaultdict(list)
     arrived = select(
-        Delivery.submission_id, Delivery.arrived_at, Delivery.arrived_by, Delivery.source, Delivery.sender
-    ).where(_among(Delivery.submission_id, ids))
-    for key, arrived_at, arrived_by, source, sender in session.execute(arrived):
-        found[key].append(Delivered(arrived_at=arrived_at, arrived_by=arrived_by, source=source, sender=sender or None))
+        Delivery.submission_id,
+        Delivery.arrived_at,
+        Delivery.arrived_by,
+        Delivery.source,
+        Delivery.sender,
+        Message.doubt,
+    ).join(Message, Delivery.message_id == Message.id, isouter=True)
+    for key, at, by, source, sender, doubt in session.execute(arrived.where(_among(Delivery.submission_id, ids))):
+        found[key].append(Delivered(arrived_at=at, arrived_by=by, source=source, sender=sender or None, doubt=doubt))
     return found
 
 

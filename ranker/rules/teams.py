@@ -30,12 +30,16 @@ class RegisteredTeam:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivered:
-    """One arrival of a submission's bytes: when, read from where, and from whose address, if it has one."""
+    """One arrival of a submission's bytes: when, read from where, and from whose address, if it has one.
+
+    `doubt`: why that address may be forged. Such an arrival shows when the bytes came, and not from whom.
+    """
 
     arrived_at: datetime
     arrived_by: str
     source: str
     sender: str | None = None
+    doubt: str | None = None
 
     @property
     def order(self) -> tuple[datetime, str]:
@@ -67,10 +71,11 @@ class Roster:
     def match(self, name: str, deliveries: Sequence[Delivered]) -> Match:
         """Whose submission it is: of those who sent these bytes from a registered address, the first; but if they were
         handed in by a person before any mail brought them, the team of that name. A display name is never looked at,
-        and a name alone, given in a mail from elsewhere, proves nothing.
+        and a name alone, given in a mail from elsewhere, proves nothing; nor does an address that may be forged.
         """
-        senders = [each.sender for each in sorted(deliveries, key=lambda each: each.order)]
-        is_by_hand = not senders or senders[0] is None
+        believed = [each for each in sorted(deliveries, key=lambda each: each.order) if each.doubt is None]
+        senders = [each.sender for each in believed]
+        is_by_hand = senders[0] is None if senders else not deliveries
         named = self._by_name.get(folded(name))
         for sender in filter(None, senders):
             found = self._by_mailbox.get(mailbox(sender))
@@ -88,8 +93,11 @@ class Roster:
         team = self.match(name, deliveries).team
         if team is not None:
             return "team", team.name
-        first = min((each for each in deliveries if each.sender), key=lambda each: each.order, default=None)
-        return ("name", folded(name)) if first is None else ("sender", mailbox(first.sender or ""))
+        mailed = [each for each in deliveries if each.sender]
+        first = min(mailed, key=lambda each: (each.doubt is not None, each.order), default=None)
+        if first is None:
+            return "name", folded(name)
+        return ("sender", mailbox(first.sender or "")) if first.doubt is None else ("doubted", first.source)
 
     def shared_members(self, team: RegisteredTeam) -> dict[Member, tuple[str, ...]]:
         """The team's members who are in other teams as well, with these teams' names in alphabetical order."""

@@ -181,7 +181,13 @@ def _registration(entry: Entry, match: Match) -> Ruled:
             why=f"of the registered team {match.team.name}, known by {how}",
             evidence={"team": match.team.name, "by": match.by, "senders": senders},
         )
-    if match.namesake is not None:
+    doubt = next((each.doubt for each in entry.deliveries if each.doubt is not None), None)
+    if doubt is not None:
+        why = (
+            f"{doubt}, so it is not known whether it came from {_listed(senders)}; send it again through the mail "
+            "server of that address, or let the organizers ask the team and admit it"
+        )
+    elif match.namesake is not None:
         why = (
             f"it names the registered team {match.namesake}, but came from {_listed(senders)}, which is no address of "
             "that team; send it again from a registered address, or ask the organizers to add this one to the team"
@@ -201,7 +207,8 @@ def _registration(entry: Entry, match: Match) -> Ruled:
         rule=Rule.REGISTRATION,
         ruling=Ruling.PENDING,
         why=why,
-        evidence={"team": None, "given": folded(entry.team), "senders": senders, "namesake": match.namesake},
+        evidence={"team": None, "given": folded(entry.team), "senders": senders, "namesake": match.namesake}
+        | ({} if doubt is None else {"doubt": doubt}),
     )
 
 
