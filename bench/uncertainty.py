@@ -74,7 +74,8 @@ def main() -> None:
     )
     timed("other choices", lambda: uncertainty.alternatives(raw.loc[order], track, dict.fromkeys(raw.columns, 0.1)))
     print(
-        f"{given.teams} teams, {given.tasks} tasks, {given.items} items, {given.resamples} resamples; seconds (processor time of all threads):"
+        f"{given.teams} teams, {given.tasks} tasks, {given.items} items, {given.resamples} resamples; "
+        "seconds (processor time of all threads):"
     )
     whole_run = (sum(wall for wall, _ in spent.values()), sum(processor for _, processor in spent.values()))
     for name, (wall, processor) in (*spent.items(), ("all", whole_run)):

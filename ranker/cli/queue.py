@@ -128,8 +128,9 @@ def rerun(
     )
     _print(done, as_json=as_json)
     if done.changes and not as_json:
-        where = f" --executor {executor}" if executor is not ExecutorName.LOCAL else ""
-        err.print(f"next: `ranker work --until-empty{where}` does what waits; a worker that runs takes it by itself")
+        command = "ranker work --until-empty"
+        command += f" --executor {executor}" if executor is not ExecutorName.LOCAL else ""
+        err.print(f"next: `{command}` does what waits; a worker that runs takes it by itself")
 
 
 def pause(

@@ -208,7 +208,7 @@ def _record(engine: Engine, file: Path, letter: Letter, coming: _Coming) -> Mess
     kept_at = datetime.fromtimestamp(facts.st_mtime, UTC)
     own = coming.settings.own_servers
     when = arrived(letter.trace, own, internal=coming.internal, kept_at=kept_at, now=coming.now)
-    heading, said = letter.heading, doubts(letter.trace, own)
+    heading, forged = letter.heading, doubts(letter.trace, own)
     message = Message(
         id=file.stem[:12],
         digest=file.stem,
@@ -219,7 +219,7 @@ def _record(engine: Engine, file: Path, letter: Letter, coming: _Coming) -> Mess
         arrived_at=when.at,
         arrived_by=line(when.by, 1000),
         dated_at=heading.dated_at,
-        doubt=said[0][:1000] if said else None,
+        doubt=forged[0][:1000] if forged else None,
         is_automatic=letter.is_automatic,
         notes=_first_notes(letter, when, facts.st_size, coming.settings),
         kept_at=kept_at,
