@@ -136,7 +136,9 @@ def test_measurement_knows_every_field_of_a_task() -> None:
 
 @pytest.mark.parametrize(("kind", "side"), [(config.TrainSplit, "train"), (config.TestSplit, "test")])
 def test_measurement_reacts_to_every_field_of_a_split(kind: type[BaseModel], side: str) -> None:
-    """Shards, keys, prompt, mixture weight and the cap of an answer's length."""
+    """Shards, keys, prompt, mixture weight and the cap of an answer's length; by what clips are grouped moves intervals
+    alone, and costs no run.
+    """
     plain = benchmark()
     seen = 0
     for name in kind.model_fields:
@@ -144,8 +146,8 @@ def test_measurement_reacts_to_every_field_of_a_split(kind: type[BaseModel], sid
         changed = split.model_copy(update={name: other(getattr(split, name))})
         assert changed != split
         moved = benchmark(task("one").model_copy(update={side: changed}), task("two"))
-        assert moved.measurement_digest("A") != plain.measurement_digest("A"), name
-        seen += 1
+        assert (moved.measurement_digest("A") == plain.measurement_digest("A")) == (name == "cluster"), name
+        seen += name != "cluster"
     assert seen == 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -79,7 +80,7 @@ BENCHMARK: dict[str, Any] = {
                     "domain": "music",
                     "metric": "Accuracy",
                     "train": split("train"),
-                    "test": split("test") | {"cluster": "voice"},
+                    "test": split("test"),
                 }
             ],
         }
@@ -156,7 +157,8 @@ def write_tiny(folder: Path, *, broken: str) -> None:
 def make_place(root: Path, **recipe: object) -> Place:
     home = Home(root=root)
     (root / "configs").mkdir(parents=True)
-    written = BENCHMARK | {"recipe": BENCHMARK["recipe"] | recipe}
+    written: dict[str, Any] = copy.deepcopy(BENCHMARK) | {"recipe": BENCHMARK["recipe"] | recipe}
+    written["tracks"]["A"]["tasks"][0]["test"]["cluster"] = "voice"
     (root / "configs/tiny.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
 
     store.build(home.data / "tiny", lambda folder, _: write_tiny(folder, broken="train"), version=1)
