@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
 
 pytest_plugins = ["engine", "effort", "attack_world", "ray_cluster", "postgres"]
+
+
+def pytest_configure() -> None:
+    """A shell without job control starts what runs in its background deaf to Ctrl-C, and so would be all that tests
+    start and then interrupt.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

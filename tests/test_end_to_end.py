@@ -398,11 +398,6 @@ def test_teams_are_trained_on_the_same_pairs(
     assert other != plans[0]
 
 
-def as_from_a_terminal() -> None:
-    """A shell without job control starts what runs in its background deaf to Ctrl-C; these tests may run there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def interrupted(home: Path) -> subprocess.CompletedProcess[str]:
     """Start an evaluation, and end it by Ctrl-C once its first checkpoint lies on the disk."""
     with subprocess.Popen(
@@ -410,7 +405,6 @@ def interrupted(home: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=as_from_a_terminal,  # noqa: PLW1509  nothing else runs in this process
     ) as process:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not list(home.glob(f"runs/*/*/attempt-0001/step-{CHECKPOINT:08d}/state.json")):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ranker.digest import file_digest
-from ranker.durable import flush
+from ranker.durable import flush, locked
 from ranker.errors import ConfigError, MissingError
 from ranker.home import model_cache
 from ranker.quiet import quiet
@@ -106,9 +106,16 @@ def _converted(files: DecoderFiles) -> Path:
     folder = model_cache() / f"{files.name}-{files.digest[:16]}"
     if folder.is_dir():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}.lock"), lambda: None):  # it takes a core for long: one does it
+        if not folder.is_dir():
+            _convert(files, folder)
+    return folder
+
+
+def _convert(files: DecoderFiles, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         source: dict[str, Any] = {"gguf_file": files.weights.name, "local_files_only": True}
@@ -122,11 +129,6 @@ def _converted(files: DecoderFiles) -> Path:
             AutoTokenizer.from_pretrained(files.weights.parent, **source).save_pretrained(temporary)
         for path in temporary.iterdir():
             flush(path)
-        try:
-            temporary.rename(folder)
-        except OSError:  # another process finished the same conversion first; both are equal
-            if not folder.is_dir():
-                raise
+        temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
