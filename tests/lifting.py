@@ -227,7 +227,7 @@ def _patch_parts(patch: pytest.MonkeyPatch, stack: contextlib.ExitStack, layer: 
 
         patch.setattr(serving, "accept", accepted)
     elif layer is Layer.GROUP_KILL:
-        patch.setattr(bubblewrap, "cgroup", lambda _limits: contextlib.nullcontext())
+        patch.setattr(bubblewrap, "cgroup", lambda *_: contextlib.nullcontext())
     elif layer is Layer.SEARCH_PATH:
         changed_server(patch, world, "import numpy as np\n", "sys.path.insert(0, self.root); import numpy as np\n")
     elif layer is Layer.CLOSED_FILES:

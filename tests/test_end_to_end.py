@@ -237,7 +237,8 @@ def test_rank_says_what_the_issue_asks_for(evaluated: Path) -> None:
     ranking = asked(evaluated, "rank", "--track", "A")
     assert {"benchmark", "track", "rows"} <= set(ranking)
     assert ranking["track"] == "A"
-    assert [set(row) for row in ranking["rows"]] == [{"team", "rank", "score", "groups", "tasks", "missing"}] * 2
+    asked_for = {"team", "rank", "score", "groups", "tasks", "missing"}
+    assert [asked_for - set(row) for row in ranking["rows"]] == [set(), set()]
     for row in ranking["rows"]:
         assert set(row["tasks"]) == {"pitch", "side"}
         assert set(row["groups"]) == {"public", "hidden"}

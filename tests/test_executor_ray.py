@@ -79,7 +79,8 @@ def test_a_job_goes_on_where_its_dead_node_stopped(there: Place) -> None:
     assert killed
     assert second != killed[0]
     assert not lives(int((there.folder / "pid").read_text()))
-    assert "died" in " ".join(job.attempts[0].reasons).lower()
+    reasons = " ".join(job.attempts[0].reasons).lower()  # which of its processes went first is chance
+    assert "died" in reasons or "exit status -9" in reasons
 
 
 def test_a_result_after_its_lease_was_lost_is_refused(there: Place) -> None:

@@ -428,7 +428,7 @@ def test_memory_is_limited_without_a_control_group_too(
     bubblewrap: ServedSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no group can be made (not root, or inside a container), an rlimit makes the allocation fail, told alike."""
-    monkeypatch.setattr("ranker.sandbox.bubblewrap.cgroup", lambda limits: contextlib.nullcontext())
+    monkeypatch.setattr("ranker.sandbox.bubblewrap.cgroup", lambda *_: contextlib.nullcontext())
     spec = EncoderSpec(tree=own_tree(tmp_path), source=SOURCE)
     words = r"more than the 0\.75 GB of memory that it may have, while it encoded a clip of 1\.00 s: RuntimeError"
     limits = Limits(memory_gb=0.75, cpus=1.0)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ranker.cli import main
+from ranker.cli import main, options
 from ranker.config import RankedTask, RankedTrack, load_ranking
 from ranker.scoretable import rank_table
 from ranker.scoring import normalize, rank
@@ -204,7 +204,7 @@ def test_the_command_prints_ranks_under_other_choices(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who moves, from where to where, and what the table's intervals are of; JSON with the ranks of all."""
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(options.out, "_width", 150)  # it has read COLUMNS when it was made
     with OFFICIAL.open(encoding="utf-8", newline="") as file:
         rows = [[line["Team"], line["esc-50"], line["gtzan"], line["Fingersnap*"]] for line in csv.DictReader(file)]
     config = tmp_path / "three.yaml"
