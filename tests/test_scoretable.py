@@ -441,7 +441,10 @@ def test_nothing_can_be_measured_on_a_benchmark_that_only_ranks(
         (["--scores", str(OFFICIAL), "--benchmark", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["--scores", str(OFFICIAL), "--benchmark", "maxi"], "no benchmark 'maxi'"),
         (["--scores", str(OFFICIAL), "--benchmark", "mini"], "no column is called like a task of benchmark mini"),
-        (["--scores", str(OFFICIAL), "--condition", "ab"], "a table made elsewhere has neither conditions nor standings"),
+        (
+            ["--scores", str(OFFICIAL), "--condition", "ab"],
+            "a table made elsewhere has neither conditions nor standings",
+        ),
         (["--scores", str(OFFICIAL), "-b", "interspeech2026", "-t", "B"], "a task of track B of interspeech2026"),
     ],
 )
