@@ -40,7 +40,7 @@ test: .make/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-long: .make/test-installed
 	RANKER_TESTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -13,6 +13,7 @@ import pytest
 REPORT = Path(__file__).parent.parent / "docs" / "results" / "test-long.md"
 LONG = os.environ.get("RANKER_TESTS") == "long"
 
+WHOLE = "RANKER_TESTS_WHOLE"  # set for the processes of a run of the whole suite
 DAY = "RANKER_TESTS_DAY"  # as 2026-11-20; says which third of the dear cases runs, so that a day can be repeated
 Case = TypeVar("Case")
 
@@ -31,9 +32,21 @@ def found(what: str, number: int) -> None:
     _counts[what] = number
 
 
-def pytest_configure() -> None:
-    """Fix the day once, for all test processes of this run, should midnight pass."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix, for all test processes, what this run collects: which day (midnight may pass), and whether all of it."""
     os.environ.setdefault(DAY, f"{datetime.now(UTC):%Y-%m-%d}")
+    if not hasattr(config, "workerinput"):
+        os.environ[WHOLE] = "" if config.args_source is pytest.Config.ArgsSource.ARGS else "yes"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of tests marked `dear`, leave out those of the other two days; whoever names a file or a test gets it."""
+    if LONG or not os.environ[WHOLE]:
+        return
+    today = date.fromisoformat(os.environ[DAY]).toordinal() % 3
+    later = [item for item in items for mark in item.iter_markers("dear") if mark.kwargs["day"] != today]
+    config.hook.pytest_deselected(items=later)
+    items[:] = [item for item in items if item not in set(later)]
 
 
 def pytest_report_header() -> str:

@@ -159,6 +159,7 @@ def guilty(cheating: Home) -> Audit:
     return ask(cheating)
 
 
+@pytest.mark.dear(day=0)
 def test_a_score_that_was_looked_up_collapses(guilty: Audit) -> None:
     """A trained model that is fed the answers' code scores high; shifted or scaled clips are in no table."""
     (task,) = guilty.tasks
@@ -171,6 +172,7 @@ def test_a_score_that_was_looked_up_collapses(guilty: Audit) -> None:
     assert guilty.collapsed == ("pitch",)
 
 
+@pytest.mark.dear(day=0)
 def test_a_score_that_was_heard_holds(honest: Home) -> None:
     """The control: the same data, recipe and changes, an encoder that listens."""
     (task,) = ask(honest).tasks
@@ -205,6 +207,7 @@ def test_few_clips_convict_nobody_and_chance_seldom() -> None:
         assert verdict(pairs) is AuditVerdict.HOLDS, seed
 
 
+@pytest.mark.dear(day=0)
 def test_the_command_says_what_was_found(
     cheating: Home, guilty: Audit, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -226,6 +229,7 @@ def test_the_command_says_what_was_found(
     assert sorted(path for path in cheating.root.rglob("*") if "ranker.db" not in path.name) == before
 
 
+@pytest.mark.dear(day=0)
 def test_the_command_compares_weights_and_wants_a_name_otherwise(
     honest: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +254,7 @@ def test_the_command_compares_weights_and_wants_a_name_otherwise(
         assert words in shown.out + shown.err
 
 
+@pytest.mark.dear(day=0)
 def test_what_cannot_be_audited_is_told(honest: Home, tmp_path: Path) -> None:
     """No such task, no finished run for the configuration as it is, weights that are gone or are others."""
     with pytest.raises(UsageError, match="no evaluated task is called 'tempo'; there are pitch"):

@@ -213,6 +213,7 @@ def test_room_for_unpacking_is_asked_for_too(server: hub_server.Hub, published: 
     assert not [seen for seen in server.requests if "/resolve/" in seen.path]
 
 
+@pytest.mark.dear(day=1)
 def test_a_kill_at_any_moment_leaves_a_manifest_that_is_true(
     server: hub_server.Hub, published: dict[str, bytes], tmp_path: Path
 ):

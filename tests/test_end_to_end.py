@@ -426,6 +426,7 @@ def own_copy(ingested: tuple[Path, Any], tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(home)
 
 
+@pytest.mark.dear(day=2)
 def test_an_interrupted_evaluation_ends_as_if_nothing_had_been(evaluated: Path, own_copy: Path) -> None:
     """Attacks with Ctrl-C in mid-training: the job waits, and goes on from the last checkpoint to the same weights to
     the bit, the same losses and the same scores.
@@ -449,6 +450,7 @@ def test_an_interrupted_evaluation_ends_as_if_nothing_had_been(evaluated: Path, 
     assert second[:CHECKPOINT] == first[:CHECKPOINT], "the second attempt began anew, not at the checkpoint"
 
 
+@pytest.mark.dear(day=0)
 def test_an_evaluation_killed_again_and_again_ends_as_if_nothing_had_been(
     evaluated: Path, own_copy: Path, tmp_path: Path
 ) -> None:
@@ -501,6 +503,7 @@ def test_data_that_changed_is_found(own_copy: Path) -> None:
     assert "shard test.tar has changed" in ranker(own_copy, "data", "verify", "tiny", code=1)
 
 
+@pytest.mark.dear(day=1)
 def test_an_organizers_mistake_stops_the_queue_and_is_mended(own_copy: Path) -> None:
     """Attacks with data that goes missing after the job was queued: exit code 1, no blame on the team, nothing is begun
     until the pause is ended, and the same command does it once the data is back.

@@ -342,6 +342,7 @@ def test_workers_share_jobs_but_no_job_is_shared(home: Home) -> None:
 # -- measuring
 
 
+@pytest.mark.dear(day=0)
 def test_a_minute_is_measured_in_processes_of_their_own(home: Home) -> None:
     """Processes at the same time train, answer, encode in a sandbox's process, score, and say how long it took."""
     processes = effort.count("processes that measure at the same time", short=1, long=2)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ LAYERS = """
     rules
     queue sandbox scoring
     job uncertainty
-    executors inspection lalm logbook lineup scoretable seeds watch
+    endings executors inspection lalm logbook lineup scoretable seeds watch
     board conditions estimate intake openmetrics provision weights
     calibration doctor likeness
     evaluation mend site
@@ -47,19 +48,23 @@ DOCKERS_OWN = ("docker.py", "running")  # the engine's word for a container's st
 STATUS_NAMES = {"status", "fault", "kind", "state", "stage", "verdict"}
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, at its top or inside a function."""
+    found: list[str] = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
-            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "ranker" else [module]
+            found += (f"{module}.{alias.name}" for alias in node.names) if module == "ranker" else [module]
+    return tuple(found)
 
 
 def test_imports_run_downward_only() -> None:

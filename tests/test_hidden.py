@@ -334,6 +334,7 @@ def losses(folder: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["gradient_norm"]) for row in map(json.loads, lines)]
 
 
+@pytest.mark.dear(day=2)
 def test_the_public_part_is_bit_equal_with_and_without_hidden_tasks(without: JobContext, joined: Joined) -> None:
     """Attacks the promise to participants: batches (by their losses), weights at each checkpoint, answers and the job's
     own identity are what they were, so that scores are kept.
@@ -348,6 +349,7 @@ def test_the_public_part_is_bit_equal_with_and_without_hidden_tasks(without: Job
     assert answers[0] == answers[1]
 
 
+@pytest.mark.dear(day=2)
 def test_each_part_asks_its_own_tasks(joined: Joined) -> None:
     """Attacks the split: three jobs, no task twice, none left out; the hidden part follows its own recipe."""
     manifests = {part: joined.manifest(part) for part in Part}
@@ -362,6 +364,7 @@ def test_each_part_asks_its_own_tasks(joined: Joined) -> None:
     }
 
 
+@pytest.mark.dear(day=2)
 def test_prompted_tasks_are_asked_of_the_public_model(joined: Joined) -> None:
     """Attacks double training: the prompted part encodes and trains nothing, and has the public part's very weights."""
     public_run, prompted = (joined.manifest(part) for part in (Part.PUBLIC, Part.PROMPTED))
@@ -372,6 +375,7 @@ def test_prompted_tasks_are_asked_of_the_public_model(joined: Joined) -> None:
     assert losses(joined.folders[Part.PROMPTED]) == losses(joined.folders[Part.PUBLIC])
 
 
+@pytest.mark.dear(day=2)
 def test_prompted_tasks_are_trained_for_where_no_public_run_can_be_trusted(joined: Joined, tmp_path: Path) -> None:
     """Attacks the taking over with weights that are not those of the manifest: they are trained anew, to the same."""
     home = replace(make_home(tmp_path), hidden=joined.home.hidden)
@@ -389,6 +393,7 @@ def test_prompted_tasks_are_trained_for_where_no_public_run_can_be_trusted(joine
     assert manifest["steps_taken_over"] == 0
 
 
+@pytest.mark.dear(day=2)
 def test_a_worker_without_the_file_says_so(joined: Joined, tmp_path: Path) -> None:
     """Attacks a job of hidden tasks with no file, with another, with one that is gone; and public tasks without it.
 
@@ -414,6 +419,7 @@ def test_a_worker_without_the_file_says_so(joined: Joined, tmp_path: Path) -> No
     assert "if it was queued with --hidden FILE, this worker needs that file too" in told(before, None)
 
 
+@pytest.mark.dear(day=2)
 def test_a_board_joins_the_parts(joined: Joined) -> None:
     """Attacks the way from jobs to ranks: the mean of the groups' means, and all tasks; without the file, as before."""
     (board,) = Ranker(joined.home.root, joined.home.hidden).boards(None)
@@ -430,6 +436,7 @@ def test_a_board_joins_the_parts(joined: Joined) -> None:
     assert before.rows[0].cells["pitch"] == row.cells["pitch"]
 
 
+@pytest.mark.dear(day=2)
 def test_the_command_line_takes_the_file(
     joined: Joined, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -455,6 +462,7 @@ def test_the_command_line_takes_the_file(
     assert (code, "0 of 3 evaluations on tiny are to be done" in told) == (0, True)
 
 
+@pytest.mark.dear(day=2)
 def test_nothing_hidden_is_published(joined: Joined, tmp_path: Path) -> None:
     """Attacks every file of the page: of hidden tasks it has scores, and no label, prompt, shard or clip.
 
@@ -476,6 +484,7 @@ def test_nothing_hidden_is_published(joined: Joined, tmp_path: Path) -> None:
     assert list(data["boards"][0]["rows"][0]["cells"]) == ["pitch", "copper", "asked"]
 
 
+@pytest.mark.dear(day=2)
 def test_reports_tell_the_parts_apart(joined: Joined) -> None:
     """Attacks status and results with three jobs of one track: each is named by its part, and each cost is listed."""
     service = Ranker(joined.home.root, joined.home.hidden)

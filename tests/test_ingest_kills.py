@@ -173,6 +173,7 @@ def begun(template: Path, root: Path, *, is_fresh: bool = False) -> Home:
     return home
 
 
+@pytest.mark.dear(day=1)
 def test_killed_at_any_step_it_is_completed(scenes: list[Scene], template: Path, tmp_path: Path) -> None:
     """SIGKILL before a random touch of disk or database, a few times one after the other, in every kind of input, with
     and without a database before. Each time nothing is half there; then the same command makes it whole, once.

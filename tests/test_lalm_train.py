@@ -18,6 +18,7 @@ import lalm
 import numpy as np
 import pytest
 import torch
+from effort import todays
 from transformers import get_linear_schedule_with_warmup
 
 from ranker.config import Recipe
@@ -88,17 +89,17 @@ def test_loss_curve_is_the_recorded_one(tmp_path: Path) -> None:
     assert off_the_golden_curve(tmp_path) < GOLDEN_WITHIN
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        {"warmup_steps": 4},
-        {"steps": 13},
-        {"weight_decay": 0.0},
-        {"gradient_clip": 1e9},
-        {"epsilon": 1e-7},
-        {"layout": "xares_llm"},
-    ],
-)
+MISTAKES = [
+    {"warmup_steps": 4},
+    {"steps": 13},
+    {"weight_decay": 0.0},
+    {"gradient_clip": 1e9},
+    {"epsilon": 1e-7},
+    {"layout": "xares_llm"},
+]
+
+
+@pytest.mark.parametrize("mistake", todays("small mistakes in training", MISTAKES))
 def test_loss_curve_shows_small_mistakes(tmp_path: Path, mistake: dict[str, object]) -> None:
     """A schedule that is off by one step, decay or clipping that is not applied: each leaves the bound five times."""
     assert off_the_golden_curve(tmp_path, **mistake) > 5 * GOLDEN_WITHIN
@@ -125,6 +126,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.dear(day=0)
 def test_two_fresh_processes_give_the_same_bits() -> None:
     """Nothing of a process (its hash seed, its history) gets into the adapters; the two run at the same time."""
     started = [
@@ -186,7 +188,7 @@ def test_two_encoders_of_one_size_differ_by_their_features_only(tmp_path: Path) 
     assert not all(torch.equal(value, other["final"][name]) for name, value in one["final"].items())
 
 
-@pytest.mark.parametrize("stop_after", [5, 8, 11])
+@pytest.mark.parametrize("stop_after", todays("steps after which training is stopped and resumed", [5, 8, 11]))
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
     """Weights, and so all that follows; also where the last steps before the stop were not yet in a checkpoint."""
     recipe = lalm.tiny_recipe(lora_dropout=0.3)

@@ -91,6 +91,7 @@ def scores(result: MetricResult) -> list[float]:
     return result.items.groupby("clip", sort=False)["item"].first().tolist()
 
 
+@pytest.mark.dear(day=1)
 @pytest.mark.parametrize(
     ("form", "models", "metrics"),
     [
@@ -176,6 +177,7 @@ def by_definition(items: Sequence[tuple[str, Sequence[str]]], *, date: bool) -> 
     return [2 * s * r / (s + r + 1e-8) for s, r in zip(own, rank, strict=True)]
 
 
+@pytest.mark.dear(day=1)
 @pytest.mark.parametrize("metric", ["fense", "date"])
 def test_unequal_reference_counts_follow_the_definition(mecat: dict[tuple[str, str, str], Any], metric: str) -> None:
     """Where counts differ mecat raises, or takes other clips' references for a clip's own; the definition does not."""

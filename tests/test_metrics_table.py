@@ -238,6 +238,7 @@ def test_the_command_prints_the_value(tmp_path: Path) -> None:
     assert len(notes) == 2
 
 
+@pytest.mark.dear(day=1)
 def test_the_command_complains_in_one_line(tmp_path: Path) -> None:
     """A wrong file or argument: one sentence, exit code 2, no traceback."""
     path = write(tmp_path / "p.csv", HEADER + "a,b\n")

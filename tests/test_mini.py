@@ -37,6 +37,7 @@ def values(found: list[Clip], field: str) -> set:
     return {each for value in every for each in (value if isinstance(value, list) else [value])}
 
 
+@pytest.mark.dear(day=2)
 def test_it_is_the_same_when_built_again(tmp_path: Path):
     """Byte for byte, in another folder and after another build in the same process."""
     few = {name: part._replace(train=12, test=6) for name, part in mini.PARTS.items()}
@@ -47,6 +48,7 @@ def test_it_is_the_same_when_built_again(tmp_path: Path):
     assert digests[0] == digests[1]
 
 
+@pytest.mark.dear(day=2)
 def test_the_configuration_uses_every_shard_that_is_built(root: Path):
     """No shard is missing and none is left over; every clip has references under the task's own keys."""
     splits = [split for task in TASKS.values() for split in (task.train, task.test)]
@@ -61,6 +63,7 @@ def test_the_configuration_uses_every_shard_that_is_built(root: Path):
             assert all(clip.references(split.key))
 
 
+@pytest.mark.dear(day=2)
 @pytest.mark.parametrize("name", TASKS)
 def test_length_and_level_tell_nothing(root: Path, name: str):
     """All clips of a task are equally long, 16 kHz and mono, and none is silent or clipped."""
@@ -73,6 +76,7 @@ def test_length_and_level_tell_nothing(root: Path, name: str):
         assert 0.29 < min(peaks) < max(peaks) < 0.91
 
 
+@pytest.mark.dear(day=2)
 def test_no_clip_is_heard_twice(root: Path):
     """All audio of the benchmark differs, within a task and across tasks, training and test."""
     digests = [
@@ -85,6 +89,7 @@ def test_no_clip_is_heard_twice(root: Path):
     assert len(set(digests)) == len(digests)
 
 
+@pytest.mark.dear(day=2)
 @pytest.mark.parametrize("name", ["keyword", "language", "gender", "speaker_count", "intent", "asr_en", "asr_zh"])
 def test_test_voices_are_never_trained_on(root: Path, name: str):
     """Voices of training and test are disjoint, in every speech task."""
@@ -94,6 +99,7 @@ def test_test_voices_are_never_trained_on(root: Path, name: str):
     assert not train & test
 
 
+@pytest.mark.dear(day=2)
 @pytest.mark.parametrize(
     ("name", "field"),
     [
@@ -113,6 +119,7 @@ def test_what_is_held_out_is_never_trained_on(root: Path, name: str, field: str)
     assert not train & test
 
 
+@pytest.mark.dear(day=2)
 def test_figures_of_captions_start_on_held_out_keys(root: Path):
     """The first key of a captioned figure is never one of training's; its further notes may be."""
     train, test = (
@@ -123,6 +130,7 @@ def test_figures_of_captions_start_on_held_out_keys(root: Path):
     assert not train & test
 
 
+@pytest.mark.dear(day=2)
 @pytest.mark.parametrize("name", LABELLED)
 def test_labels_are_balanced_and_known(root: Path, name: str):
     """Every label comes equally often, within one clip, and a test label is always a trained one."""
@@ -134,6 +142,7 @@ def test_labels_are_balanced_and_known(root: Path, name: str):
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.dear(day=2)
 def test_captions_are_three_different_sentences(root: Path):
     """Track B's captions have several references, as the protocol's caption tasks do."""
     for clip in clips(root, TASKS["caption"].test):
@@ -150,6 +159,7 @@ def bands(root: Path, clip: Clip) -> np.ndarray:
     return np.concatenate([energy.mean(axis=0), energy.std(axis=0)])
 
 
+@pytest.mark.dear(day=2)
 @pytest.mark.parametrize("name", LABELLED)
 def test_labels_can_be_heard(root: Path, name: str):
     """A linear classifier on spectral means beats guessing in test by three standard errors."""

@@ -87,6 +87,7 @@ def test_wheel_carries_its_files_inside_its_package(wheel: Path) -> None:
     assert mails <= set(names)
 
 
+@pytest.mark.dear(day=1)
 def test_doctor_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     """It finds its configuration and migrations, and no part of the checkout."""
     done = ranker(installed, tmp_path, "doctor", "--json")
