@@ -66,9 +66,9 @@ def todays(what: str, cases: Sequence[Case]) -> list[Case]:
     return chosen
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """After a long run, write the report."""
-    if LONG:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """After a long run of the whole suite, write the report."""
+    if LONG and os.environ[WHOLE] and not config.option.collectonly:
         outcomes = {
             name: len(terminalreporter.stats.get(name, ())) for name in ("passed", "failed", "error", "skipped")
         }

@@ -37,7 +37,7 @@ def collected(suite: Path, *arguments: str, **environment: str) -> set[str]:
     """The tests that pytest would run there."""
     kept = {name: value for name, value in os.environ.items() if name not in {effort.WHOLE, effort.DAY, "RANKER_TESTS"}}
     command = [sys.executable, "-m", "pytest", "-p", "effort", "-p", "no:cacheprovider", "--collect-only", "-q"]
-    paths = {"PYTHONPATH": str(Path(effort.__file__).parent)}
+    paths = {"PYTHONPATH": str(Path(effort.__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run(
         [*command, *arguments], cwd=suite, env=kept | paths | environment, capture_output=True, text=True, check=True
     )
