@@ -20,6 +20,7 @@ from ranker.calibration import Calibration
 from ranker.errors import UsageError
 from ranker.home import asset
 from ranker.site import export
+from ranker.site.navigation import RANKING, links
 from ranker.site.pages import SubmissionPage, page_path, predictions_path
 from ranker.site.submission_view import public_runs, standings, submission_view
 from ranker.site.text import team_name
@@ -37,27 +38,63 @@ def render(
     out: Path,
     *,
     calibrations: Sequence[Calibration] = (),
+    preview: bool = False,
+    has_history: bool = False,
 ) -> Path:
     """Write the page to the folder `out` and return the path of its index.html.
 
+    `preview`: each page says that it is not published. `has_history`: each page leads to history.html, which
+    `write_history` puts beside it.
     One board per track, and at most one calibration. `out` is replaced as a whole; one that holds anything but an
     earlier page is refused with UsageError. Raises ValueError where two boards share a track, two submissions an id, or
     a time has no zone.
     """
     _check(boards, submissions)
     out = out.absolute()
+    templates = environment(preview=preview, has_history=has_history)
+    with _replacing(out):
+        new = out.parent / f".{out.name}.new"
+        shutil.rmtree(new, ignore_errors=True)  # left by a render that was killed
+        new.mkdir()
+        _write(boards, submissions, calibrations, new, templates)
+        _swap(new, out)
+    return out / "index.html"
+
+
+def put_in_place(new: Path, out: Path) -> None:
+    """Let a folder that `render` wrote take the place of the page `out` on the same file system, in one step.
+
+    Raises UsageError where `out` is not a page.
+    """
+    with _replacing(out.absolute()):
+        _swap(new, out.absolute())
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[None]:
+    """Nobody else replaces a folder beside `out` meanwhile, and `out` is a page or nothing. Raises UsageError."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked(out.parent):
         old = _old(out)
         if old.exists() and not out.exists():  # killed between the two renames of _swap
             old.rename(out)
         _check_replaceable(out)
-        new = out.parent / f".{out.name}.new"
-        shutil.rmtree(new, ignore_errors=True)  # left by a render that was killed
-        new.mkdir()
-        _write(boards, submissions, calibrations, new)
-        _swap(new, out)
-    return out / "index.html"
+        yield
+
+
+def environment(*, preview: bool, has_history: bool) -> Environment:
+    """The templates, and what all of them know. The arguments are those of `render`."""
+    templates = Environment(
+        loader=FileSystemLoader(asset("leaderboard") / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update(
+        version=ranker.__version__, preview=preview, has_history=has_history, navigation=links(has_history=has_history)
+    )
+    return templates
 
 
 def _check(boards: Sequence[Board], submissions: Sequence[SubmissionPage]) -> None:
@@ -85,18 +122,13 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _write(
-    boards: Sequence[Board], submissions: Sequence[SubmissionPage], calibrations: Sequence[Calibration], folder: Path
+    boards: Sequence[Board],
+    submissions: Sequence[SubmissionPage],
+    calibrations: Sequence[Calibration],
+    folder: Path,
+    templates: Environment,
 ) -> None:
     """All files of the page into an empty folder."""
-    assets = asset("leaderboard")
-    templates = Environment(
-        loader=FileSystemLoader(assets / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.globals["version"] = ranker.__version__
     pages = {page.id: page for page in submissions}
     assessed = {calibration.track: calibration for calibration in calibrations}
     tracks = [track_view(board, pages, assessed.get(board.track)) for board in boards]
@@ -106,11 +138,13 @@ def _write(
         for page in submissions
         if page.id not in on_boards
     ]
-    shutil.copytree(assets / "static", folder / "static")
+    shutil.copytree(asset("leaderboard") / "static", folder / "static")
     (folder / "submission").mkdir()
     title = boards[0].benchmark_title if boards else "Leaderboard"
     shared = {"benchmark": title, "demonstrations": demonstrations(boards)}
-    index = templates.get_template("index.html").render(tracks=tracks, others=others, root="", **shared)
+    index = templates.get_template("index.html").render(
+        tracks=tracks, others=others, root="", here=RANKING.href, **shared
+    )
     _put(folder / "index.html", index)
     template = templates.get_template("submission.html")
     prepared = [standings(board) for board in boards]
@@ -127,7 +161,7 @@ def _write(
     _put(folder / "data.csv", export.to_csv(boards))
     for track in tracks:
         _put(folder / f"{track.slug}.csv", export.track_csv(track.board))
-    _put(folder / _MARKER, "This folder was made by `ranker leaderboard`, which replaces it as a whole.\n")
+    _put(folder / _MARKER, "This folder was made by ranker, which replaces it as a whole.\n")
 
 
 def _put(path: Path, content: str) -> None:
