@@ -67,6 +67,9 @@ def assemble(
         seed=choice.seed,
         condition=choice.condition,
         others=choice.others,
+        group_weights=None
+        if active.group_weights is None
+        else {group.value: share for group, share in active.group_weights.items()},
         demonstration=choice.demonstration,
         columns=columns,
         rows=rows,

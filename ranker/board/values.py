@@ -137,6 +137,7 @@ class Board:
     """Rows are ordered best first, baselines among them, then the incomplete ones by team name, then the pending ones
     likewise.
 
+    `group_weights`: what each group's own mean counts in the score; None where all tasks are weighed together.
     `condition` is that of the track's public part, `others` are those of its other parts (see `lineup.Choice`).
     `intervals` labels all intervals. `alternatives`: ranks of the ranked rows, in their order here, under other choices
     of the committee. `agreement`: how alike public and hidden tasks order the ranked rows; None without both.
@@ -153,6 +154,7 @@ class Board:
     rows: tuple[Row, ...]
     made_at: datetime
     others: tuple[Condition, ...] = ()
+    group_weights: dict[str, float] | None = None
     intervals: IntervalBasis = IntervalBasis()
     alternatives: tuple[Alternative, ...] = ()
     agreement: Agreement | None = None
