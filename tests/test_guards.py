@@ -30,7 +30,7 @@ LAYERS = """
     data db hidden metrics
     events
     rules
-    queue sandbox scoring
+    queue reweighing sandbox scoring
     job uncertainty
     endings executors inspection lalm logbook lineup scoretable seeds watch
     board conditions estimate intake openmetrics provision weights

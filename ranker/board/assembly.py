@@ -20,6 +20,7 @@ from ranker.board.values import Board, Cell, Interval, RankInterval, Row, TaskCo
 from ranker.config import Benchmark, Task
 from ranker.db.models import Job, Submission
 from ranker.home import Home
+from ranker.reweighing import Weights
 from ranker.rules import SHOWN, missing, shown_name, standing
 from ranker.types import Group, JobKind, Standing, Status, Weighting
 
@@ -40,6 +41,7 @@ def assemble(
     condition: str | None = None,
     seed: int | None = None,
     including: Collection[Standing] = (),
+    weights: Weights | None = None,
     now: datetime,
 ) -> Board:
     """Rank every accepted submission on one track, by the finished evaluations under one condition and one seed.
@@ -48,11 +50,14 @@ def assemble(
     of `including`, which are taken as if they were ranked. The benchmark's baselines stand among the others without
     taking a rank; the rules hold for them too.
     `condition` is the start of a condition's digest and `seed` a training seed; without them it is the first of
-    `conditions`. Raises ConfigError for an unknown track, UsageError where the choice fits no board or several,
+    `conditions`. `weights`: other ones than the benchmark's, see `Weights`, also for what it raises.
+    Raises ConfigError for an unknown track, UsageError where the choice fits no board or several,
     MissingError where nothing has finished yet or a file of predictions is gone, OrganizerError where one contradicts
     its score or another submission's.
     """
     found = evidence(session, home, benchmark, track, condition=condition, seed=seed, including=including)
+    if weights is not None:
+        found = replace(found, track=weights.applied(found.track))
     active, choice = found.track, found.choice
     accepted = [each for each in _accepted(session, found.scores) if standing(each.verdicts) in {*SHOWN, *including}]
     field = _field(benchmark, found, accepted, including)

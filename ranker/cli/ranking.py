@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,8 @@ from ranker.cli.options import (
 )
 from ranker.cli.rules import warn_of_outdated
 from ranker.errors import UsageError
+from ranker.reweighing import Weights
+from ranker.types import Group
 
 if TYPE_CHECKING:
     from ranker.scoretable import Ranked
@@ -54,6 +57,19 @@ def rank(
             "--sensitivity", help="Print instead who would stand elsewhere under other weights, tasks and means."
         ),
     ] = False,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weight",
+            metavar="TASK=W",
+            help="What if this task weighed W, 0 for not at all? Several times for several tasks; with --track where "
+            "there are several.",
+        ),
+    ] = None,
+    group_weight: Annotated[
+        list[str] | None,
+        typer.Option("--group-weight", metavar="GROUP=W", help="The same for a group's mean: public or hidden."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the ranking, normalised and weighted, and how sure it is (docs/statistics.md).
@@ -62,15 +78,20 @@ def rank(
     appears only where --with asks for it. Baselines stand where their scores belong, and take no rank.
     """
     service: services.Ranker = context.obj.with_hidden(hidden)
+    weights = _weights(weight or [], group_weight or [])
+    if weights is not None:
+        given = ", ".join((*(weight or []), *(group_weight or [])))
+        err.print(Text.assemble(("not the official ranking:", "bold yellow"), " weights are ", given))
     if scores is not None:
         if condition is not None or including:
             raise UsageError(
                 "--condition and --with choose among what was measured here; a table made elsewhere has neither "
                 "conditions nor standings"
             )
-        print_ranked(service.rank_table(scores, benchmark, track=track), as_json=as_json, sensitivity=sensitivity)
+        table = service.rank_table(scores, benchmark, track=track, weights=weights)
+        print_ranked(table, as_json=as_json, sensitivity=sensitivity)
         return
-    boards = service.boards(benchmark, track=track, condition=condition, including=including or ())
+    boards = service.boards(benchmark, track=track, condition=condition, including=including or (), weights=weights)
     warn_of_outdated(service)
     if as_json:
         rankings = [services.sensitivity_json(b) if sensitivity else services.ranking_json(b) for b in boards]
@@ -86,6 +107,34 @@ def rank(
     reasons = dict.fromkeys(reason for board in boards for reason in board.demonstration)
     if reasons:
         out.print(tables.demonstration(list(reasons)))
+
+
+def _weights(tasks: Sequence[str], groups: Sequence[str]) -> Weights | None:
+    """What --weight and --group-weight say; None where neither is given. Raises UsageError."""
+    if not tasks and not groups:
+        return None
+    by_group = _pairs("--group-weight", groups)
+    unknown = [name for name in by_group if name not in set(Group)]
+    if unknown:
+        raise UsageError(f"--group-weight: {unknown[0]!r} is no group; there is {' and '.join(Group)}")
+    weights = {Group(name): weight for name, weight in by_group.items()}
+    return Weights(tasks=_pairs("--weight", tasks), groups=weights)
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, float]:
+    pairs: dict[str, float] = {}
+    for each in given:
+        name, _, number = each.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not name or math.isnan(weight):
+            raise UsageError(f"{option} {each!r}: expected a name, an equals sign and a number, such as esc-50=2")
+        if name in pairs:
+            raise UsageError(f"{option}: {name} is given twice")
+        pairs[name] = weight
+    return pairs
 
 
 def print_sensitivity(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ranker.calibration import Calibration
     from ranker.comparison import Difference
     from ranker.metrics.recompute import Recomputed
+    from ranker.reweighing import Weights
     from ranker.scoretable import Ranked
 
 
@@ -32,32 +33,54 @@ class Boards(Opened):
         track: str | None = None,
         condition: str | None = None,
         including: Collection[Standing] = (),
+        weights: Weights | None = None,
     ) -> list[Board]:
         """The benchmark's boards, one per track. Raises MissingError where there is none, or not the one asked for.
 
-        `including`: standings that are taken as if they were ranked.
+        `including`: standings that are taken as if they were ranked. `weights`: other ones than the benchmark's.
         """
         from ranker import board
 
         benchmark = self.benchmark(name)
         with self.reading() as reading:
             now = datetime.now(UTC)
+            tracks = _tracks(reading, benchmark, track, including)
+            if weights is not None:
+                _refuse_several(tracks)
             return [
-                board.assemble(reading, self.home, benchmark, each, condition=condition, including=including, now=now)
-                for each in _tracks(reading, benchmark, track, including)
+                board.assemble(
+                    reading,
+                    self.home,
+                    benchmark,
+                    each,
+                    condition=condition,
+                    including=including,
+                    weights=weights,
+                    now=now,
+                )
+                for each in tracks
             ]
 
-    def rank_table(self, table: Path, benchmark: str | None, *, track: str | None) -> Ranked:
+    def rank_table(
+        self, table: Path, benchmark: str | None, *, track: str | None, weights: Weights | None = None
+    ) -> Ranked:
         """Rank a table of raw scores that was made elsewhere; looks at neither database nor data.
 
-        `benchmark` is a benchmark's name, or the path of a YAML file (with a folder or `.yaml` in it). Raises
-        UsageError, ConfigError.
+        `benchmark` is a benchmark's name, or the path of a YAML file (with a folder or `.yaml` in it). `weights`: other
+        ones than the benchmark's. Raises UsageError, ConfigError.
         """
         from ranker.scoretable import rank_table
 
         if benchmark is not None and (Path(benchmark).suffix in {".yaml", ".yml"} or "/" in benchmark):
-            return rank_table(table, self._with_hidden(config.load_ranking(Path(benchmark))), track)
-        return rank_table(table, self.ranking_config(benchmark), track)
+            ranking = self._with_hidden(config.load_ranking(Path(benchmark)))
+        else:
+            ranking = self.ranking_config(benchmark)
+        if weights is not None:
+            tracks = [track] if track is not None else list(ranking.tracks)
+            _refuse_several(tracks)
+            weighed = {each: weights.applied(ranking.track(each)) for each in tracks}
+            ranking = ranking.model_copy(update={"tracks": weighed})
+        return rank_table(table, ranking, track)
 
     def compare(
         self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
@@ -191,3 +214,8 @@ def _tracks(
 ) -> list[str]:
     """The track that is asked for; else those that have a board, or one that says that there is none yet."""
     return [asked] if asked else _ready(reading, benchmark, including) or list(benchmark.tracks)[:1]
+
+
+def _refuse_several(tracks: Sequence[str]) -> None:
+    if len(tracks) > 1:
+        raise UsageError(f"other weights are one track's; name it with --track, one of {', '.join(tracks)}")

@@ -20,5 +20,5 @@ HISTORY = Link(href="history.html", title="History")
 
 
 def links(*, has_history: bool) -> tuple[Link, ...]:
-    """The pages that a site has, in the order of their links. A page tells the template its own: `here=RANKING.href`."""
+    """The pages that a site has, in order. A page tells its template which one it is: `here=RANKING.href`."""
     return (RANKING, *([HISTORY] if has_history else []))
