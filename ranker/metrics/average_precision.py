@@ -47,19 +47,51 @@ def reweighted_average_precision(items: pd.DataFrame, weights: FloatArray, num_c
 def reweighted_average_precisions(tables: Sequence[pd.DataFrame], weights: FloatArray, num_classes: int) -> FloatArray:
     """`reweighted_average_precision` of S tables with the same references in the same rows: (S, B)."""
     truth, index = _truth(list(tables[0]["reference"]), num_classes)
-    positive = weights @ truth  # (B, classes)
-    measured = positive > 0
-    prevalence = positive / weights.sum(axis=1, keepdims=True)
-    share = truth.shape[1] / num_classes / np.maximum(measured.sum(axis=1), 1)  # (B,)
+    positive, total = weights @ truth, weights.sum(axis=1)  # (B, classes), (B,)
     values = np.empty((len(tables), len(weights)))
     for row, table in enumerate(tables):
         predicted = _indicator([split_labels(text) for text in table["candidate"]], index)
-        called, both = weights @ predicted, weights @ (truth * predicted)
-        recall = np.divide(both, positive, out=np.zeros_like(both), where=measured)
-        precision = np.divide(both, called, out=np.zeros_like(both), where=called > 0)
-        scores = np.where(measured, recall * precision + (1 - recall) * prevalence, 0.0)
-        values[row] = scores.sum(axis=1) * share
+        values[row] = _macro(positive, weights @ predicted, weights @ (truth * predicted), total, num_classes)
     return values
+
+
+def left_out_average_precisions(
+    tables: Sequence[pd.DataFrame], units: npt.NDArray[np.int64], count: int, num_classes: int
+) -> FloatArray:
+    """The values of S tables without each of `count` units, of which `units` (N,) says to which a row belongs: (S, U).
+
+    What a jackknife needs. A class whose positives are all in the unit left out is treated as in a draw without them.
+    """
+    truth, index = _truth(list(tables[0]["reference"]), num_classes)
+
+    def without(columns: FloatArray) -> FloatArray:
+        own = np.zeros((count, columns.shape[1]))
+        np.add.at(own, units, columns)
+        return np.asarray(columns.sum(axis=0) - own)
+
+    positive = without(truth)  # (U, classes)
+    total = len(units) - np.bincount(units, minlength=count).astype(np.float64)
+    values = np.empty((len(tables), count))
+    for row, table in enumerate(tables):
+        predicted = _indicator([split_labels(text) for text in table["candidate"]], index)
+        values[row] = _macro(positive, without(predicted), without(truth * predicted), total, num_classes)
+    return values
+
+
+def _macro(
+    positive: FloatArray, called: FloatArray, both: FloatArray, total: FloatArray, num_classes: int
+) -> FloatArray:
+    """Mean average precision (B,) from weights (B, classes) of what is true, was predicted, and is both; of all: (B,).
+
+    Classes without positives take the mean of the others; those that no reference ever uses count as 0.
+    """
+    measured = positive > 0
+    prevalence = positive / total[:, None]
+    share = positive.shape[1] / num_classes / np.maximum(measured.sum(axis=1), 1)  # (B,)
+    recall = np.divide(both, positive, out=np.zeros_like(both), where=measured)
+    precision = np.divide(both, called, out=np.zeros_like(both), where=called > 0)
+    scores = np.where(measured, recall * precision + (1 - recall) * prevalence, 0.0)
+    return np.asarray(scores.sum(axis=1) * share)
 
 
 def _matrices(references: Sequence[str], candidates: Sequence[str], num_classes: int) -> tuple[FloatArray, FloatArray]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ranker.config import RankedTrack, Task, Track
 from ranker.errors import OrganizerError
-from ranker.metrics import reweighted, reweighted_all
+from ranker.metrics import left_out_average_precisions, reweighted_all
 from ranker.scoring import Means, combine, normalize
 from ranker.types import MetricName, digest_json
 
@@ -79,10 +79,10 @@ def task_draws(
         reweighted_all(task.metric, listed, weights, num_classes=task.num_classes)
         for weights in _weights(units, seed, resamples)
     ]
-    draws = dict(zip(tables, np.concatenate(parts, axis=1), strict=True))
-    return (
-        {key: _recentred(task, tables[key], draws[key]) for key in tables} if task.metric is MetricName.MAP else draws
-    )
+    draws = np.concatenate(parts, axis=1)
+    if task.metric is MetricName.MAP:
+        draws = _recentred(task, listed, units, draws)
+    return dict(zip(tables, draws, strict=True))
 
 
 def track_means(draws: Mapping[str, Draws], track: Track) -> Means:
@@ -144,17 +144,25 @@ def _refuse_other_pairs(task: Task, tables: Mapping[str, pd.DataFrame]) -> None:
             )
 
 
-def _recentred(task: Task, table: pd.DataFrame, draws: Draws) -> Draws:
-    """Draws shifted so that their mean is the value itself, within 0 and 1.
+def _recentred(
+    task: Task, tables: Sequence[pd.DataFrame], units: Units, draws: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Draws of mAP (S, B), moved and stretched: their mean is the value itself, their variance the jackknife's times
+    (n - 1) / n, since `tail_of` makes up for that factor in every metric's draws. Within 0 and 1.
 
-    The average precision of a class is quadratic in its few true positives, so a resample's is too high on average: in
-    a simulation of 20 classes and 100 clips the plain intervals held the expected value in 81 to 86% of the cases,
-    these in 91 to 95%. The other metrics are ratios of sums and need none of it.
+    The average precision of a class is quadratic in its few true positives. A resample has too many of some of them, so
+    that its value is too high on average and varies too little; the jackknife's variance (Efron, Tibshirani 1993,
+    chapter 11) is not too small. The other metrics are ratios of sums and need none of it.
     """
-    ones = np.ones((1, len(table)))
-    value = reweighted(task.metric, table, ones, num_classes=task.num_classes)[0]
-    centred: Draws = np.clip(draws + (value - draws.mean()), 0.0, 1.0)
-    return centred
+    ones = np.ones((1, len(units.labels)))
+    values = reweighted_all(task.metric, tables, ones, num_classes=task.num_classes)  # (S, 1)
+    left_out = left_out_average_precisions(tables, units.labels, units.count, task.num_classes or 0)
+    spread, wanted = draws.std(axis=1, keepdims=True), np.zeros_like(values)
+    if units.count > 1:
+        wanted = (units.count - 1) / np.sqrt(units.count) * left_out.std(axis=1, keepdims=True)
+    stretch = np.divide(wanted, spread, out=np.ones_like(spread), where=(spread > 0) & (wanted > 0))
+    found: npt.NDArray[np.float64] = np.clip(values + stretch * (draws - draws.mean(axis=1, keepdims=True)), 0.0, 1.0)
+    return found
 
 
 def _weights(units: Units, seed: int, resamples: int) -> Iterator[npt.NDArray[np.float64]]:
