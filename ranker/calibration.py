@@ -156,7 +156,7 @@ def assess(session: Session, benchmark: Benchmark, track: str, board: Board | No
             )
     return Calibration(
         track=track,
-        condition=None if board is None else board.condition.digest,
+        condition=None if board is None else board.basis,
         figures=tuple(figures),
         reasons=tuple(reasons),
         advice=tuple(advice),
@@ -216,7 +216,7 @@ def _measured_at(session: Session, board: Board, submissions: Sequence[Submissio
     query = (
         select(Job.finished_at)
         .where(Job.kind == JobKind.EVALUATE, Job.status == Status.SUCCEEDED, Job.seed == board.seed)
-        .where(Job.condition_digest == board.condition.digest)
+        .where(Job.condition_digest == board.basis)
         .where(Job.submission_id.in_([each.id for each in submissions]))
     )
     return max((moment for moment in session.scalars(query) if moment is not None), default=None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from ranker import seeds
+from ranker import privacy, seeds
 from ranker.board import Board
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Verdict
@@ -24,11 +25,12 @@ from ranker.manifest import read_manifest
 from ranker.rules import SHOWN, public_words, shown_name, standing
 from ranker.sandbox.probes import Probe, rows
 from ranker.site import Sample, SubmissionPage, TrackRun
-from ranker.types import Fault, Group, JobKind, Part, Rule, Standing, Status, SubmissionState
+from ranker.types import Fault, Group, JobKind, Part, Pick, Rule, Standing, Status, SubmissionState
 
 OUR_FAILURE = "Something failed that was no fault of the team; the organizers will try it again."
 HIDDEN_FAILURE = "It failed on hidden tasks by its own fault; the organizers tell the team what happened."
-_SAMPLES = 12
+_EXTREMES = 5
+_RANDOM = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,40 +237,49 @@ def pages(
     *,
     with_predictions: bool = False,
     including: Collection[Standing] = (),
+    names: Mapping[str, str] | None = None,
 ) -> list[SubmissionPage]:
     """What the site says of each submission, with the runs that stand on `boards`.
 
     None is made of those that the rules neither rank nor leave pending, unless `including` has their standing.
-    `with_predictions`: the files of all scored pairs of the public tasks are to stand beside the page.
+    `with_predictions`: the files of all scored pairs of the public tasks are to stand beside the page. `names`: other
+    names for teams, whose pages tell nothing of what they call their files, classes and repositories, and stand last,
+    in the order of these names.
     """
-    shown = {*SHOWN, *including}
-    found = [_page(view, home, boards) for view in submissions(session) if view.standing in shown]
+    shown, names = {*SHOWN, *including}, names or {}
+    found = [_page(view, home, boards, names) for view in submissions(session) if view.standing in shown]
+    found.sort(key=lambda page: page.team if page.team in {*names.values()} else "")  # stable: others stay by arrival
     if with_predictions:
         return found
     return [replace(page, runs=tuple(replace(run, predictions={}) for run in page.runs)) for page in found]
 
 
-def training_curve(run: Path) -> tuple[tuple[int, float], ...]:
-    """(step, loss) of a run, from its `train.jsonl`."""
+def training_log(run: Path) -> tuple[dict[str, Any], ...]:
+    """The lines of a run's `train.jsonl`, one for each step; none where there is no such file."""
     try:
         lines = (run / "train.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return ()
-    rows = [json.loads(line) for line in lines]
-    return tuple((row["step"], row["loss"]) for row in rows)
+    return tuple(json.loads(line) for line in lines)
 
 
-def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> SubmissionPage:
+def _page(view: SubmissionView, home: Home, boards: Sequence[Board], names: Mapping[str, str]) -> SubmissionPage:
     check = view.check.result if view.check is not None else None
-    runs = [run for board in boards for run in _runs(view, home, board)]
+    team = view.submission.team
+    is_anonymous = team in names
+    runs = [
+        replace(run, manifest=privacy.public(run.manifest, is_anonymous=is_anonymous))
+        for board in boards
+        for run in _runs(view, home, board)
+    ]
     return SubmissionPage(
         id=view.submission.id,
-        team=shown_name(view.submission.team, view.verdicts),
+        team=shown_name(names.get(team, team), view.verdicts),
         digest=view.submission.digest,
         received_at=view.submission.received_at,
         state=view.state,
-        encoder=check["encoder"] if check is not None else None,
-        reasons=view.public_reasons,
+        encoder=privacy.public(check["encoder"], is_anonymous=is_anonymous) if check is not None else None,
+        reasons=tuple(map(privacy.scrubbed, view.public_reasons)),
         standing="" if view.is_out or view.standing is Standing.RANKED else public_words(view.verdicts),
         runs=tuple(runs),
     )
@@ -277,34 +288,59 @@ def _page(view: SubmissionView, home: Home, boards: Sequence[Board]) -> Submissi
 def _runs(view: SubmissionView, home: Home, board: Board) -> Iterator[TrackRun]:
     """The submission's runs that stand on the board, one for each part that has finished."""
     public = {column.name for column in board.columns if column.group is Group.PUBLIC}
-    for condition in (board.condition, *board.others):
+    for condition in board.conditions:
         for job in view.evaluations:
             on_board = (job.condition_digest, job.seed) == (condition.digest, board.seed)
             if job.status != Status.SUCCEEDED or not on_board or job.result is None:
                 continue
             folder = home.root / job.result["run"]
+            steps = training_log(folder)
             yield TrackRun(
                 track=board.track,
                 part=condition.part,
                 manifest=read_manifest(folder) or {},
-                curve=training_curve(folder),
-                samples={s.task: _samples(home.root / s.predictions) for s in job.scores if s.task in public},
+                curve=tuple((each["step"], each["loss"]) for each in steps),
+                gradient_norms=tuple(
+                    (each["step"], each["gradient_norm"]) for each in steps if "gradient_norm" in each
+                ),
+                samples={
+                    s.task: samples(pd.read_parquet(home.root / s.predictions)) for s in job.scores if s.task in public
+                },
                 predictions={s.task: home.root / s.predictions for s in job.scores if s.task in public},
             )
 
 
-def _samples(path: Path) -> tuple[Sample, ...]:
-    """A few scored pairs, spread evenly over the test set."""
-    items = pd.read_parquet(path)
-    chosen = items.iloc[:: max(1, len(items) // _SAMPLES)].head(_SAMPLES)
-    return tuple(
-        Sample(
-            item=str(row["clip"]),
-            reference=str(row["reference"]),
-            candidate=str(row["candidate"]),
-            score=None if pd.isna(row["item"]) else float(row["item"]),
-        )
-        for _, row in chosen.iterrows()
+def samples(items: pd.DataFrame) -> tuple[Sample, ...]:
+    """Some of a task's scored pairs: the 5 worst, the 5 best, and 15 others at random, in this order.
+
+    Chance is the SHA-256 of clip and reference: the same pairs come out each time, and of every submission, unless they
+    are among its extremes; among equal scores it decides too. Without scores of items all 25 are random.
+    """
+    keys = [
+        hashlib.sha256(f"{clip}\0{said}".encode()).digest()
+        for clip, said in zip(items["clip"], items["reference"], strict=True)
+    ]
+    by_chance = sorted(range(len(items)), key=keys.__getitem__)
+    scored = [at for at in by_chance if not pd.isna(items["item"].iloc[at])]
+    extremes = min(_EXTREMES, len(scored) // 2)
+    ordered = sorted(scored, key=lambda at: float(items["item"].iloc[at]))
+    worst, best = ordered[:extremes], ordered[len(ordered) - extremes :][::-1]
+    others = [at for at in by_chance if at not in {*worst, *best}][: _RANDOM + 2 * (_EXTREMES - extremes)]
+    picked = [
+        *((at, Pick.WORST) for at in worst),
+        *((at, Pick.BEST) for at in best),
+        *((at, Pick.RANDOM) for at in others),
+    ]
+    return tuple(_sample(items.iloc[at], pick) for at, pick in picked)
+
+
+def _sample(row: pd.Series[Any], pick: Pick) -> Sample:
+    return Sample(
+        item=str(row["clip"]),
+        reference=str(row["reference"]),
+        candidate=str(row["candidate"]),
+        score=None if pd.isna(row["item"]) else float(row["item"]),
+        pick=pick,
     )
 
 

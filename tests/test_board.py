@@ -396,6 +396,7 @@ def test_exports_say_the_same_as_the_board(place: Place) -> None:
         "benchmark": bench.name,
         "track": "A",
         "condition": condition(bench).digest,
+        "table": None,
         "seed": 42,
         "demonstration": [],
         "intervals": {

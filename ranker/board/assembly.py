@@ -42,13 +42,14 @@ def assemble(
     seed: int | None = None,
     including: Collection[Standing] = (),
     weights: Weights | None = None,
+    names: Mapping[str, str] | None = None,
     now: datetime,
 ) -> Board:
     """Rank every accepted submission on one track, by the finished evaluations under one condition and one seed.
 
     Every one, that is, that the rules rank: pending ones stand below, and others are left out, except for the standings
     of `including`, which are taken as if they were ranked. The benchmark's baselines stand among the others without
-    taking a rank; the rules hold for them too.
+    taking a rank; the rules hold for them too. `names`: other names for teams, which decide among ties as their own would.
     `condition` is the start of a condition's digest and `seed` a training seed; without them it is the first of
     `conditions`. `weights`: other ones than the benchmark's, see `Weights`, also for what it raises.
     Raises ConfigError for an unknown track, UsageError where the choice fits no board or several,
@@ -59,9 +60,12 @@ def assemble(
     if weights is not None:
         found = replace(found, track=weights.applied(found.track))
     active, choice = found.track, found.choice
-    accepted = [each for each in _accepted(session, found.scores) if standing(each.verdicts) in {*SHOWN, *including}]
+    names = names or {}
+    accepted = [
+        each for each in _accepted(session, found.scores, names) if standing(each.verdicts) in {*SHOWN, *including}
+    ]
     field = _field(benchmark, found, accepted, including)
-    rows = _rows(field, accepted)
+    rows = _rows(field, accepted, names)
     columns = tuple(_column(found, task, rows) for task in active.active_tasks)
     ranked = [row.submission_id for row in rows if row.rank is not None]
     return Board(
@@ -83,6 +87,7 @@ def assemble(
             field.raw.loc[ranked], active, {column.name: column.blind for column in columns}
         ),
         agreement=_agreement([row for row in rows if row.rank is not None], field.means),
+        pairs=_pairs([row for row in rows if row.rank is not None], field.means),
     )
 
 
@@ -102,13 +107,13 @@ class _Field:
     units: float | None
 
 
-def _accepted(session: Session, scores: Scores) -> list[Submission]:
+def _accepted(session: Session, scores: Scores, names: Mapping[str, str]) -> list[Submission]:
     """Submissions that were evaluated or at least passed their check, by team."""
     checked = select(Job.submission_id).where(Job.kind == JobKind.CHECK, Job.status == Status.SUCCEEDED)
     ids = set(scores) | set(session.scalars(checked))
     query = select(Submission).where(Submission.id.in_(ids)).options(selectinload(Submission.verdicts))
     # Sorted here: each server has its own order of words.
-    return sorted(session.scalars(query), key=lambda submission: (submission.team, submission.id))
+    return sorted(session.scalars(query), key=lambda each: (names.get(each.team, each.team), each.id))
 
 
 def _field(
@@ -154,10 +159,10 @@ def _track_units(found: Evidence, complete: list[str]) -> float | None:
     return uncertainty.effective_units(variances, [found.units[task.name].count for task in tasks])
 
 
-def _rows(field: _Field, submissions: list[Submission]) -> tuple[Row, ...]:
+def _rows(field: _Field, submissions: list[Submission], names: Mapping[str, str]) -> tuple[Row, ...]:
     """Rows in the board's order; `submissions` come sorted by team, which decides among ties and the incomplete."""
     track = field.found.track
-    teams = {submission.id: shown_name(submission.team, submission.verdicts) for submission in submissions}
+    teams = {each.id: shown_name(names.get(each.team, each.team), each.verdicts) for each in submissions}
     competing = field.raw.index[[key not in field.baselines and key not in field.pending for key in field.raw.index]]
     beside = field.raw.index[[key in field.baselines and key not in field.pending for key in field.raw.index]]
     ranking = [scoring.rank(field.raw.loc[keys], track) for keys in (competing, beside)]
@@ -258,6 +263,14 @@ def _agreement(rows: list[Row], means: Mapping[str, scoring.Means]) -> uncertain
     draws = tuple(np.stack([means[row.submission_id].groups[group] for row in rows]) for group in Group)
     first, second = Group
     return uncertainty.agreement((first.value, second.value), (scores[0], scores[1]), (draws[0], draws[1]))
+
+
+def _pairs(rows: list[Row], means: Mapping[str, scoring.Means]) -> uncertainty.Pairs | None:
+    best = rows[: uncertainty.MOST_PAIRED]
+    if not best:
+        return None
+    scores = np.array([row.score for row in best], dtype=np.float64)
+    return uncertainty.pairs(scores, np.stack([means[row.submission_id].track for row in best]))
 
 
 def _column(found: Evidence, task: Task, rows: tuple[Row, ...]) -> TaskColumn:

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from ranker.types import Condition, Domain, Group, Resampling, Standing
-from ranker.uncertainty import LEVEL, RESAMPLES, Agreement, Alternative
+from ranker.uncertainty import LEVEL, RESAMPLES, Agreement, Alternative, Pairs
 
 GIVEN_ONE_RUN = "given one training run"
+GIVEN_SCORES = "given each task's score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,26 @@ class Repeats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the scores of a board come from that were not measured here: a table somebody imported.
+
+    `digest`: SHA-256 of the file as it came. `source`: who made it, in the words of whoever imported it. `supersedes`:
+    the digest of the table that stood here before; None for the first one.
+    """
+
+    digest: str
+    source: str
+    imported_at: datetime
+    supersedes: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskColumn:
     """One task as the board ranks it. `items` counts the scored test pairs, `blind` is the floor (see db.models.Score).
 
     `weight` is None where it is the number of test items and nobody was scored yet.
     `signal`: whether the best submission's interval lies above `blind`; None where there is nothing to judge by.
+    `metric` is the raw score's name, empty where a table's maker does not say.
     `unit` and `units`: what was drawn with replacement for the task's intervals, and how many of it there are: `clip`,
     or the field of a clip's JSON that the benchmark names as cluster, such as `speaker`; None where nothing was drawn.
     """
@@ -138,7 +154,10 @@ class Board:
     likewise.
 
     `group_weights`: what each group's own mean counts in the score; None where all tasks are weighed together.
-    `condition` is that of the track's public part, `others` are those of its other parts (see `lineup.Choice`).
+    `condition` is that of the track's public part, `others` are those of its other parts (see `lineup.Choice`), `seed`
+    that of the training. A board of an imported table has an `origin` instead, and neither of them; its rows' ids are
+    made from teams' names, since there are no submissions.
+    `pairs`: the best ranked rows against each other; None for fewer than two.
     `intervals` labels all intervals. `alternatives`: ranks of the ranked rows, in their order here, under other choices
     of the committee. `agreement`: how alike public and hidden tasks order the ranked rows; None without both.
     """
@@ -147,8 +166,8 @@ class Board:
     benchmark_title: str
     track: str
     track_title: str
-    seed: int
-    condition: Condition
+    seed: int | None
+    condition: Condition | None
     demonstration: tuple[str, ...]
     columns: tuple[TaskColumn, ...]
     rows: tuple[Row, ...]
@@ -158,11 +177,29 @@ class Board:
     intervals: IntervalBasis = IntervalBasis()
     alternatives: tuple[Alternative, ...] = ()
     agreement: Agreement | None = None
+    pairs: Pairs | None = None
+    origin: Origin | None = None
+
+    @property
+    def basis(self) -> str:
+        """SHA-256 of what the scores hang on: the condition's digest, or the imported table's."""
+        if self.condition is not None:
+            return self.condition.digest
+        assert self.origin is not None, "a board is of measurements or of a table"
+        return self.origin.digest
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Under what its scores were measured, the public part's condition first; none of an imported table."""
+        return () if self.condition is None else (self.condition, *self.others)
 
     def to_json(self) -> dict[str, Any]:
         """All of the board as plain values; times in ISO 8601 with their zone."""
         value = asdict(self)
         value["made_at"] = self.made_at.isoformat()
+        value["basis"] = self.basis
+        if self.origin is not None:
+            value["origin"]["imported_at"] = self.origin.imported_at.isoformat()
         return value
 
     def to_frame(self) -> pd.DataFrame:
@@ -212,7 +249,7 @@ def ranking_json(board: Board) -> dict[str, Any]:
     return {
         "benchmark": board.benchmark,
         "track": board.track,
-        "condition": board.condition.digest,
+        **_identity(board),
         "seed": board.seed,
         "demonstration": list(board.demonstration),
         "intervals": asdict(board.intervals),
@@ -246,10 +283,18 @@ def sensitivity_json(board: Board) -> dict[str, Any]:
     return {
         "benchmark": board.benchmark,
         "track": board.track,
-        "condition": board.condition.digest,
+        **_identity(board),
         "teams": [row.team for row in ranked],
         "submissions": [row.submission_id for row in ranked],
         "ranks": [row.rank for row in ranked],
         "alternatives": [asdict(each) for each in board.alternatives],
         "agreement": None if board.agreement is None else asdict(board.agreement),
+    }
+
+
+def _identity(board: Board) -> dict[str, str | None]:
+    """By what the scores were made: a condition, or an imported table."""
+    return {
+        "condition": None if board.condition is None else board.condition.digest,
+        "table": None if board.origin is None else board.origin.digest,
     }

@@ -141,7 +141,7 @@ class Boards(Opened):
                 now=now,
                 benchmark=benchmark.name,
                 to=str(index),
-                conditions={each.track: each.condition.digest for each in boards},
+                conditions={each.track: each.basis for each in boards},
                 including=sorted(including),
                 predictions=with_predictions,
                 data=file_digest(index.with_name("data.json")),
@@ -186,7 +186,7 @@ class Boards(Opened):
         boards = self.boards(name, including=including)
         with self.reading() as reading:
             pages = overview.pages(reading, self.home, boards, including=including)
-            digests = {condition.digest for each in boards for condition in (each.condition, *each.others)}
+            digests = {condition.digest for each in boards for condition in each.conditions}
             shown = {row.submission_id for each in boards for row in each.rows}
             spreads = {
                 view.submission.team: [spread for spread in view.spreads if spread.condition in digests]

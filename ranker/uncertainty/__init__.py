@@ -2,6 +2,7 @@
 
 from ranker.uncertainty.agreement import Agreement, agreement, tau_b
 from ranker.uncertainty.intervals import LEVEL, difference, effective_units, interval, t_quantile, tail_of, with_seeds
+from ranker.uncertainty.pairs import MOST_PAIRED, Pairs, pairs
 from ranker.uncertainty.ranks import ALPHA, Certainty, certainties, holm, p_values, rank_draws
 from ranker.uncertainty.resampling import (
     CLUSTER,
@@ -21,11 +22,13 @@ __all__ = [
     "ALPHA",
     "CLUSTER",
     "LEVEL",
+    "MOST_PAIRED",
     "RESAMPLES",
     "Agreement",
     "Alternative",
     "Certainty",
     "Draws",
+    "Pairs",
     "Units",
     "agreement",
     "alternatives",
@@ -36,6 +39,7 @@ __all__ = [
     "holm",
     "interval",
     "p_values",
+    "pairs",
     "rank_draws",
     "seed_of",
     "t_quantile",
