@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 import aftermath  # noqa: E402
 import chaos  # noqa: E402
 import test_end_to_end as tiny  # noqa: E402
+import tiny_decoder  # noqa: E402
 
+from ranker.lalm import decoder  # noqa: E402
 from ranker.service import Ranker, Wanted  # noqa: E402
 
 LOCK_S = 40.0  # beyond the 30 s that a writer waits for the lock
@@ -72,14 +75,22 @@ class Findings:
 
 
 def prepare(folder: Path, sandbox: str) -> Path:
-    """A home with three submissions that were checked in the sandbox."""
+    """A home with three submissions that were checked in the sandbox, and a decoder that loads in a blink."""
     home = tiny.make_home(folder / "ingested")
     (home / "broken.zip").unlink()
     with zipfile.ZipFile(home / "other.zip", "w") as archive:
         archive.writestr("repository/encoder.py", SLOW)
+    subprocess.run([sys.executable, tiny_decoder.__file__, str(decoder.challenge_folder())], check=True)
     config = home / "configs/tiny.yaml"
     text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace(f"checkpoint_every: {tiny.CHECKPOINT}", "checkpoint_every: 2"), encoding="utf-8")
+    for old, new in {
+        f"decoder: {decoder.STAND_IN_DECODER}": f"decoder: {decoder.CHALLENGE_DECODER}",
+        "decoder_layers: 1": f"decoder_layers: {tiny_decoder.LAYERS}",
+        f"checkpoint_every: {tiny.CHECKPOINT}": "checkpoint_every: 2",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    config.write_text(text, encoding="utf-8")
     (home / "configs/service.yaml").write_text(chaos.SERVICE.format(sandbox=sandbox), encoding="utf-8")
     run(home, "ingest", *(str(home / f"{name}.zip") for name in ("spectrum", "noise", "other")))
     return home
@@ -94,7 +105,6 @@ def warm() -> None:
     """Import what workers import, once."""
     import ranker.cli.app
     import ranker.evaluation
-    import ranker.lalm.decoder
     import ranker.metrics
     import ranker.worker  # noqa: F401
 
@@ -141,7 +151,7 @@ def scenes(ingested: Path, reference: dict[str, Any], found: Findings) -> None:
     for name, scene in SCENES.items():
         home = ingested.parent / name
         began, lives = time.monotonic(), Counter[str]()
-        with scene(ingested, home, lives):
+        with scene(ingested, home, lives, found.sandbox):
             came = aftermath.outcome(home)
             amiss = [*differences(reference, came), *aftermath.contradictions(home)]
             amiss += [*aftermath.leftovers(home), *work_warnings(home)]
@@ -153,7 +163,7 @@ def scenes(ingested: Path, reference: dict[str, Any], found: Findings) -> None:
 
 
 @contextmanager
-def locked_database(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
+def locked_database(ingested: Path, home: Path, lives: Counter[str], _sandbox: str) -> Iterator[None]:
     """Another process holds the database's write lock in mid-training, for longer than anybody waits for it."""
     shutil.copytree(ingested, home)
     with evaluating(home, lives) as life:
@@ -165,7 +175,7 @@ def locked_database(ingested: Path, home: Path, lives: Counter[str]) -> Iterator
 
 
 @contextmanager
-def full_disk(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
+def full_disk(ingested: Path, home: Path, lives: Counter[str], _sandbox: str) -> Iterator[None]:
     """The home's disk is full from mid-training on, for a while."""
     import small_disk
 
@@ -183,11 +193,11 @@ def full_disk(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]
 
 
 @contextmanager
-def late_writer(ingested: Path, home: Path, lives: Counter[str]) -> Iterator[None]:
+def late_writer(ingested: Path, home: Path, lives: Counter[str], sandbox: str) -> Iterator[None]:
     """A worker that nobody supervises is stopped in mid-training; when it wakes, others have done its job."""
     shutil.copytree(ingested, home)
     Ranker(home).queue_evaluations(None, Wanted())
-    service = json.dumps({"lease_s": 20, "infra_attempts": 1000, "retry_delay_s": 0, "sandbox": "bubblewrap"})
+    service = json.dumps({"lease_s": 20, "infra_attempts": 1000, "retry_delay_s": 0, "sandbox": sandbox})
     command = [sys.executable, "-m", "ranker.worker", "--home", str(home), "--service", service]
     before = set(home.glob("runs/*/*/attempt-*/step-*"))
     with subprocess.Popen(command) as worker:
@@ -295,12 +305,14 @@ def engine(sandbox: str) -> Iterator[None]:
 def report(found: Findings, asked: argparse.Namespace) -> str:
     """The page of figures, as Markdown."""
     counts = chaos.tally(found.kills)
-    whole = "" if len(found.kills) >= 200 else " **Fewer than the 200 that `make chaos` asks for.**"
+    whole = (
+        "" if len(found.kills) >= asked.kills else f" **It has not ended: {len(found.kills)} of {asked.kills} kills.**"
+    )
     lines = [
         "# What the chaos test did, and what it found",
         "",
-        f"Written by `python bench/chaos.py --kills {asked.kills} --sandbox {asked.sandbox} --seed {asked.seed}` on "
-        f"{datetime.now(UTC):%Y-%m-%d}, with {os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
+        f"Written on {datetime.now(UTC):%Y-%m-%d} by `python bench/chaos.py {asked.said}`, of commit {commit()}, with "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
         "",
         "| what | figure |",
         "| --- | ---: |",
@@ -341,6 +353,13 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def commit() -> str:
+    """The commit that runs, if this is a checkout."""
+    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return told.stdout.strip() or "unknown"
+
+
 def table(head: str, counts: Counter[str]) -> list[str]:
     """Two columns."""
     return [f"| {head} | times |", "| --- | ---: |", *(f"| {k} | {n} |" for k, n in counts.most_common()), ""]
@@ -352,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--per-round", type=int, default=40, help="kills on one home at most, then it is left in peace")
     parser.add_argument("--every", type=float, default=20.0, help="mean seconds between kills by the clock")
-    parser.add_argument("--cold", type=float, default=0.1, help="share of lives that are real commands")
+    parser.add_argument("--cold", type=float, default=0.05, help="share of lives that are real commands")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sandbox", choices=("bubblewrap", "docker"), default="bubblewrap")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no round later than this")
@@ -360,6 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, help="where the page goes; default: the terminal")
     parser.add_argument("--folder", type=Path, help="where homes are made; default: a temporary folder")
     asked = parser.parse_args(arguments)
+    asked.said = shlex.join(sys.argv[1:] if arguments is None else arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     warm()
     began = time.monotonic()
@@ -368,6 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with place as name, engine(asked.sandbox):
         folder = Path(name).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        os.environ["RANKER_CACHE"] = str(folder / "cache")
         ingested = prepare(folder, asked.sandbox)
         peaceful = folder / "peaceful"
         shutil.copytree(ingested, peaceful)

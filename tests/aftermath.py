@@ -17,13 +17,15 @@ from sqlalchemy import select
 
 from ranker.cli.app import main
 from ranker.db.models import Job, JobAttempt, Score
+from ranker.db.place import database_url
 from ranker.db.session import connect, session
+from ranker.home import Home
 from ranker.sandbox import orphans
 from ranker.sandbox.cgroup import dead_cgroups
 from ranker.sandbox.owner import is_of, owner_of
 from ranker.types import Ending, JobKind, Status
 
-TIMES = {"seconds", "examples_per_s"}
+TIMES = {"seconds", "examples_per_s", "waited_s"}
 
 
 def told(home: Path, *arguments: str) -> Any:
@@ -38,7 +40,7 @@ def outcome(home: Path) -> dict[str, Any]:
     """All that an evaluation is for, and nothing that tells when it was: ranking; and of each job the digests of its
     adapter and predictions, its scores, and its training log without times.
     """
-    engine = connect(home / "ranker.db")
+    engine = connect(database_url(Home(root=home)))
     jobs = {}
     with session(engine, read_only=True) as reading:
         for job in reading.scalars(select(Job).where(Job.kind == JobKind.EVALUATE)):
@@ -73,7 +75,7 @@ def contradictions(home: Path) -> list[str]:
     """What the database tells of its jobs that cannot be: an attempt without an ending, a hole in a job's history, two
     successes, a lease of nobody, a score twice or of no success.
     """
-    engine = connect(home / "ranker.db")
+    engine = connect(database_url(Home(root=home)))
     with session(engine, read_only=True) as reading:
         jobs = reading.scalars(select(Job)).all()
         attempts = reading.scalars(select(JobAttempt).order_by(JobAttempt.number)).all()
@@ -100,7 +102,7 @@ def contradictions(home: Path) -> list[str]:
 
 def endings(home: Path) -> Counter[str]:
     """How the attempts of evaluations ended, and how many there were of each."""
-    engine = connect(home / "ranker.db")
+    engine = connect(database_url(Home(root=home)))
     with session(engine, read_only=True) as reading:
         query = select(JobAttempt.ending).join(Job, Job.id == JobAttempt.job_id).where(Job.kind == JobKind.EVALUATE)
         found = Counter(str(ending) for ending in reading.scalars(query))
