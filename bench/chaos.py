@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -360,6 +359,16 @@ def commit() -> str:
     return told.stdout.strip() or "unknown"
 
 
+def said(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
+    """The options that decide what happens, as they may be typed again."""
+    given = {name: value for name, value in vars(asked).items() if name not in {"folder", "write"}}
+    always = ("kills", "sandbox", "seed")
+    changed = {name: each for name, each in given.items() if name in always or each != parser.get_default(name)}
+    return " ".join(
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in changed.items()
+    )
+
+
 def table(head: str, counts: Counter[str]) -> list[str]:
     """Two columns."""
     return [f"| {head} | times |", "| --- | ---: |", *(f"| {k} | {n} |" for k, n in counts.most_common()), ""]
@@ -379,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, help="where the page goes; default: the terminal")
     parser.add_argument("--folder", type=Path, help="where homes are made; default: a temporary folder")
     asked = parser.parse_args(arguments)
-    asked.said = shlex.join(sys.argv[1:] if arguments is None else arguments)
+    asked.said = said(parser, asked)
     os.environ["OMP_NUM_THREADS"] = "1"
     warm()
     began = time.monotonic()
