@@ -53,6 +53,11 @@ class Home:
         return self.root / "links"
 
     @property
+    def tables(self) -> Path:
+        """`tables/<sha256>.csv`: imported tables of scores, as they came."""
+        return self.root / "tables"
+
+    @property
     def site(self) -> Path:
         """The generated page."""
         return self.root / "leaderboard" / "site"

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ import pandas as pd
 from ranker import uncertainty
 from ranker.config import RankedBenchmark, RankedTask, RankedTrack
 from ranker.errors import ConfigError, UsageError
-from ranker.scoring import normalize, rank
+from ranker.scoring import Means, normalize, rank
 from ranker.types import Group, Resampling
-from ranker.uncertainty import Agreement, Alternative, Certainty
+from ranker.uncertainty import Agreement, Alternative, Certainty, Pairs
 
 _TEAM = "team"
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -52,11 +52,11 @@ class ScoreTable:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedRow:
-    """One team. An incomplete one has no rank and no score, and lists what is `missing`.
+    """One team. An incomplete one has no rank and no score, and lists what is `missing`; a baseline has no rank.
 
     `groups` holds the mean of each of the track's groups, None unless the team has all of its tasks; `raw` the scores
     as they were given, None where there is none. `interval`: (low, high) of the score, and `sure`: how sure the rank
-    is; both by drawing tasks, not test items, with replacement, for nothing else is known. None without a rank.
+    is; both by drawing tasks, not test items, with replacement, for nothing else is known. None without it.
     """
 
     team: str
@@ -67,11 +67,13 @@ class RankedRow:
     missing: tuple[str, ...]
     interval: tuple[float, float] | None = None
     sure: Certainty | None = None
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRanking:
-    """One track of the table, ranked: best first, equals by name, then the incomplete by name.
+    """One track of the table, ranked: best first, equals by name, then the incomplete by name. A baseline stands where
+    its score belongs.
 
     `alternatives`: ranks of the ranked rows under other choices of the committee. `agreement`: how alike public and
     hidden tasks order them; None without both groups. `resampling`: what intervals let vary.
@@ -85,6 +87,7 @@ class TableRanking:
     rows: tuple[RankedRow, ...]
     alternatives: tuple[Alternative, ...] = ()
     agreement: Agreement | None = None
+    pairs: Pairs | None = None
     resampling: Resampling = Resampling.TASKS
 
     @property
@@ -131,24 +134,33 @@ class TableRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """The rankings of a table, one per track, and what its maker should look at."""
+    """The rankings of a table, one per track, and what its maker should look at.
+
+    `faults`: the first of the warnings' causes, in full: a table with one is ranked when asked, but never imported.
+    """
 
     rankings: tuple[TableRanking, ...]
     warnings: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
 class _Matched:
-    """Which places of the table's header belong to the tasks of one track; fills `warnings`."""
+    """Which places of the table's header belong to the tasks of one track; fills `warnings` and `faults`."""
 
     table: ScoreTable
     track: RankedTrack
     places: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
 
-def rank_table(path: Path, benchmark: RankedBenchmark, track: str | None = None) -> Ranked:
+def rank_table(
+    path: Path, benchmark: RankedBenchmark, track: str | None = None, *, baselines: Collection[str] = ()
+) -> Ranked:
     """Rank the teams of a table on `track`, or (None) on each track that it has a column for.
+
+    `baselines`: teams that take no rank.
 
     A task's name is matched with a column's after dropping case and all but letters and digits. Raises UsageError
     where the table cannot be read, has no column for the track(s), or holds a cell that is no number; ConfigError for
@@ -166,9 +178,10 @@ def rank_table(path: Path, benchmark: RankedBenchmark, track: str | None = None)
             f"the table's columns are {_listed(list(map(repr, table.header)))}; --benchmark may name another benchmark"
         )
     warnings = _unmatched(table, benchmark)
-    rankings = tuple(_ranking(each, benchmark, name) for name, each in matched.items())
+    rankings = tuple(_ranking(each, benchmark, name, baselines) for name, each in matched.items())
     warnings += [warning for each in matched.values() for warning in each.warnings]
-    return Ranked(rankings=rankings, warnings=tuple(warnings))
+    faults = tuple(fault for each in matched.values() for fault in each.faults)
+    return Ranked(rankings=rankings, warnings=tuple(warnings), faults=faults)
 
 
 def read(path: Path) -> ScoreTable:
@@ -263,8 +276,11 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
+        before = data[: error.start].rpartition(b"\n")[2]
+        line, column = data.count(b"\n", 0, error.start) + 1, max(before.count(each) for each in b",;\t") + 1
         raise UsageError(
-            f"{path}: is not text in UTF-8 (byte {error.start} is no part of it); save the table as CSV UTF-8"
+            f"{path}, line {line}, column {column}: is not text in UTF-8 (byte {data[error.start]:#04x} is no part of "
+            "it, as in files of older Windows programs); save the table as CSV UTF-8"
         ) from error
 
 
@@ -318,7 +334,7 @@ def _holds_numbers(cells: Iterable[str]) -> bool:
     return bool(present) and all(_LIKE_A_NUMBER.fullmatch(cell) or _NUMBER.fullmatch(cell) for cell in present)
 
 
-def _ranking(found: _Matched, benchmark: RankedBenchmark, name: str) -> TableRanking:
+def _ranking(found: _Matched, benchmark: RankedBenchmark, name: str, baselines: Collection[str]) -> TableRanking:
     table, track = found.table, found.track
     raw = pd.DataFrame(
         {task.name: _scores(found, task) for task in track.active_tasks if task.name in found.places},
@@ -330,57 +346,80 @@ def _ranking(found: _Matched, benchmark: RankedBenchmark, name: str) -> TableRan
         found.warnings.append(
             f"track {name}: the table has no column for {', '.join(absent)}, so that no team is ranked"
         )
+        found.faults.append(f"no column is called like task {', '.join(absent)} of track {name}")
     raw = raw.loc[sorted(raw.index, key=lambda team: (team.casefold(), team))]
-    ranked = rank(raw, track)
-    given = raw.to_dict(orient="index")
-    rows = [_row(team, entry, given[team]) for team, entry in ranked.iterrows()]
+    beside = raw.index.isin(list(baselines))
+    rows = [_row(team, entry, raw) for team, entry in rank(raw.loc[~beside], track).iterrows()]
     complete = raw.loc[[row.team for row in rows if row.rank is not None]]
-    sure, agreement = _certain(rows, complete, track, (benchmark.name, name))
-    return TableRanking(
+    ranking = TableRanking(
         benchmark=benchmark.name,
         benchmark_title=benchmark.title,
         track=name,
         track_title=track.title,
         tasks=track.active_tasks,
-        rows=tuple(sure),
+        rows=tuple(rows),
         alternatives=uncertainty.alternatives(complete, track, {}),
-        agreement=agreement,
     )
+    besides = [
+        replace(_row(team, entry, raw), rank=None, is_baseline=True)
+        for team, entry in rank(raw.loc[beside], track).iterrows()
+    ]
+    return _with_baselines(_certain(ranking, track), besides, track)
 
 
-def _certain(
-    rows: list[RankedRow], complete: pd.DataFrame, track: RankedTrack, identity: tuple[str, ...]
-) -> tuple[list[RankedRow], Agreement | None]:
-    """The rows with what drawing tasks says of them; `complete` holds the raw scores of those that have a rank."""
-    if complete.empty:
-        return rows, None
-    normalized = normalize(complete[[task.name for task in track.active_tasks]], track).to_numpy(dtype=np.float64)
-    draws = uncertainty.draws_over_tasks(normalized, track, seed=uncertainty.seed_of(*identity, Resampling.TASKS))
-    ranked, rest = rows[: len(complete)], rows[len(complete) :]
+def table_draws(ranking: TableRanking, track: RankedTrack, rows: Sequence[RankedRow]) -> Means:
+    """Track scores and means of groups of complete `rows` on other tasks: `Means` of (R, B); see `draws_over_tasks`.
+
+    The same for a row whoever else is asked for, and so paired.
+    """
+    raw = pd.DataFrame([row.raw for row in rows], columns=[task.name for task in ranking.tasks], dtype=float)
+    seed = uncertainty.seed_of(ranking.benchmark, ranking.track, Resampling.TASKS)
+    return uncertainty.draws_over_tasks(normalize(raw, track).to_numpy(dtype=np.float64), track, seed=seed)
+
+
+def _certain(ranking: TableRanking, track: RankedTrack) -> TableRanking:
+    """With what drawing tasks says of the rows that have a rank, which come first."""
+    ranked = [row for row in ranking.rows if row.rank is not None]
+    if not ranked:
+        return ranking
+    draws = table_draws(ranking, track, ranked)
     scores = np.array([row.score for row in ranked], dtype=np.float64)
-    found = zip(ranked, draws.track, uncertainty.certainties(scores, draws.track), strict=True)
-    sure = [replace(row, interval=uncertainty.interval(own), sure=each) for row, own, each in found]
+    sure = zip(ranked, draws.track, uncertainty.certainties(scores, draws.track), strict=True)
+    rows = [replace(row, interval=uncertainty.interval(own), sure=each) for row, own, each in sure]
+    ranking = replace(ranking, rows=(*rows, *ranking.rows[len(rows) :]), pairs=uncertainty.pairs(scores, draws.track))
     if set(draws.groups) != set(Group):
-        return [*sure, *rest], None
+        return ranking
     means = {group: np.array([row.groups[group] for row in ranked], dtype=np.float64) for group in Group}
     first, second = Group
-    return [*sure, *rest], uncertainty.agreement(
-        (first.value, second.value), (means[first], means[second]), (draws.groups[first], draws.groups[second])
-    )
+    names, values = (first.value, second.value), (means[first], means[second])
+    return replace(ranking, agreement=uncertainty.agreement(names, values, (draws.groups[first], draws.groups[second])))
+
+
+def _with_baselines(ranking: TableRanking, besides: Sequence[RankedRow], track: RankedTrack) -> TableRanking:
+    """Baselines at the place of their score, below their equals; incomplete ones among the incomplete."""
+    scored = [row for row in besides if row.score is not None]
+    if scored:
+        drawn = table_draws(ranking, track, scored).track
+        scored = [replace(row, interval=uncertainty.interval(own)) for row, own in zip(scored, drawn, strict=True)]
+    with_score = [*(row for row in ranking.rows if row.score is not None), *scored]
+    without = [row for row in (*ranking.rows, *besides) if row.score is None]
+    with_score.sort(key=lambda row: -(row.score or 0.0))
+    without.sort(key=lambda row: (row.team.casefold(), row.team))
+    return replace(ranking, rows=(*with_score, *without))
 
 
 def _bounds(low: str, high: str, values: tuple[float, float] | None) -> dict[str, float] | None:
     return None if values is None else {low: values[0], high: values[1]}
 
 
-def _row(team: Any, entry: pd.Series[Any], given: Mapping[Any, float]) -> RankedRow:
-    """`entry` is the team's row of `scoring.rank`, `given` its raw scores."""
+def _row(team: Any, entry: pd.Series[Any], raw: pd.DataFrame) -> RankedRow:
+    """`entry` is the team's row of `scoring.rank`, `raw` holds the scores of all."""
     return RankedRow(
         team=str(team),
         rank=None if entry["missing"] else int(entry["rank"]),
         score=_present(entry["score"]),
         groups={group: _present(entry[group.value]) for group in Group if group.value in entry.index},
-        raw={str(task): _present(value) for task, value in given.items()},
+        raw={str(task): _present(float(value)) for task, value in raw.loc[team].items()},
         missing=entry["missing"],
     )
 
@@ -398,6 +437,10 @@ def _scores(found: _Matched, task: RankedTask) -> list[float]:
         score = _number(table, task, line, cell)
         if score < low or score > high:
             outside.append(f"{cell} of {team}")
+            found.faults.append(
+                f"line {line}, column {table.header[place]}: {cell} of {team} lies outside {low:g} to {high:g}, the "
+                f"bounds of task {task.name}"
+            )
         scores.append(score)
     if outside:
         found.warnings.append(

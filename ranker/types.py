@@ -152,6 +152,7 @@ class Action(StrEnum):
     DISQUALIFY = "disqualify"
     REINSTATE = "reinstate"
     IMPORT_TEAMS = "import_teams"
+    IMPORT_SCORES = "import_scores"
     ALLOW_HOST = "allow_host"
     FETCH_LINK = "fetch_link"
     DECLINE_LINK = "decline_link"

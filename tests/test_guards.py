@@ -34,7 +34,7 @@ LAYERS = """
     job uncertainty
     endings executors inspection lalm logbook lineup scoretable seeds watch
     board conditions estimate intake openmetrics provision weights
-    calibration doctor likeness
+    calibration doctor imports likeness
     evaluation mend site
     comparison overview perform
     audit coordinator orders outbox planning results schedule worker

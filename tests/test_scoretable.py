@@ -350,7 +350,7 @@ def test_values_that_no_task_gives_are_warned_about_not_scaled(ranked: Callable[
         ("", "the file is empty"),
         (" \n\n", "the file is empty"),
         ("team,accuracy\nx,1\n", "no column is called like a task of benchmark two; its tasks are esc-50, word_errors"),
-        (b"team,esc-50\n\xd6,1\n", r"is not text in UTF-8 \(byte 12"),
+        (b"team,esc-50\n\xd6,1\n", r"line 2, column 1: is not text in UTF-8 \(byte 0xd6"),
         (b"PK\x03\x04\x00", "no column is called `team`"),
     ],
 )  # fmt: skip

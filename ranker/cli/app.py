@@ -24,6 +24,7 @@ from ranker.cli.doctor import doctor
 from ranker.cli.estimate import estimate
 from ranker.cli.evaluate import evaluate
 from ranker.cli.hosts import allow_host
+from ranker.cli.imports import import_scores
 from ranker.cli.inbox import inbox
 from ranker.cli.ingest import check, ingest
 from ranker.cli.inspect import data_inspect
@@ -45,7 +46,7 @@ from ranker.cli.work import work
 from ranker.errors import InfraError, ParticipantError, RankerError, UsageError
 
 SECTIONS: Mapping[str, Sequence[Callable[..., Any] | tuple[str, typer.Typer]]] = {
-    "What comes in": (ingest, check, inbox, ("links", links_app), ("outbox", outbox_app), allow_host),
+    "What comes in": (ingest, check, inbox, ("links", links_app), ("outbox", outbox_app), allow_host, import_scores),
     "Who is ranked": (("teams", teams_app), review, admit, withdraw, disqualify, reinstate, judge, log),
     "The work": (evaluate, work, cancel, retry, prioritize, rerun, pause, resume),
     "How it goes": (status, show, logs, metrics, plan, estimate),

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from ranker import config
 from ranker.errors import UsageError
-from ranker.service.opened import Opened
+from ranker.service.imports import Imports
 from ranker.types import Action, Standing
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ranker.scoretable import Ranked
 
 
-class Boards(Opened):
+class Boards(Imports):
     """What the scores say: rankings, comparisons, pages."""
 
     def boards(
@@ -41,6 +41,8 @@ class Boards(Opened):
         """
         from ranker import board
 
+        if self.ranks_only(name):
+            return self.table_boards(name, track=track, condition=condition, including=including, weights=weights)
         benchmark = self.benchmark(name)
         with self.reading() as reading:
             now = datetime.now(UTC)
