@@ -310,7 +310,7 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
     lines = [
         "# What the chaos test did, and what it found",
         "",
-        f"Written on {datetime.now(UTC):%Y-%m-%d} by `python bench/chaos.py {asked.said}`, of commit {commit()}, with "
+        f"Written on {datetime.now(UTC):%Y-%m-%d} by `python bench/chaos.py {asked.said}`, of `ranker/` as of commit {commit()}, with "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
         "",
         "| what | figure |",
@@ -353,10 +353,15 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
 
 
 def commit() -> str:
-    """The commit that runs, if this is a checkout."""
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
+    """The commit that changed `ranker/` last, if this is a checkout, and whether something in there is newer."""
+
+    def git(*words: str) -> str:
+        told = subprocess.run(["git", "-C", str(ROOT), *words, "ranker"], capture_output=True, text=True, check=False)
+        return told.stdout.strip()
+
+    return (git("log", "-1", "--format=%h", "--") or "unknown") + (
+        " and newer" if git("status", "--short", "--") else ""
+    )
 
 
 def said(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:

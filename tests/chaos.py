@@ -125,6 +125,7 @@ class Fuse:
     kinds: Sequence[str] = tuple(KINDS)
     victims: Mapping[str, int] = field(default_factory=lambda: dict(VICTIMS))
     plan: Sequence[tuple[str, int, str]] | None = None
+    container_killer: Callable[[random.Random], list[str]] | None = None
     _busy: bool = False
 
     def set(self) -> None:
@@ -179,9 +180,13 @@ class Fuse:
     def _go_off(self, kind: str, what: str) -> None:
         coordinator = os.getppid() if self.is_worker else os.getpid()
         victim, inner = self.victim, below(os.getpid()) if self.is_worker else []
-        if victim == "encoder" and not inner:
+        containers = self.container_killer(self.draw) if victim == "encoder" and self.container_killer else []
+        if victim == "encoder" and not inner and not containers:
             victim = "worker"
         entry = {"what": "kill", "by": "fuse", "victim": victim, "moment": kind, "touch": what, "number": self.number}
+        if containers:
+            self.ledger.write(**entry, pids=containers, at=time.time())
+            return
         match victim:
             case "worker":
                 targets = [os.getpid()]
@@ -275,7 +280,14 @@ class Chaos:
         speak_to(said)
         common: dict[str, Any] = {"home": self.home, "ledger": self.ledger, "seed": self.seed, "limit": self.limit}
         fuse = (
-            Fuse(**common, is_worker=True, kinds=self.kinds, victims=self.victims, plan=self.plan)
+            Fuse(
+                **common,
+                is_worker=True,
+                kinds=self.kinds,
+                victims=self.victims,
+                plan=self.plan,
+                container_killer=self.container_killer,
+            )
             if self.fuses
             else None
         )
