@@ -19,8 +19,8 @@ from ranker.board import Board
 from ranker.calibration import Calibration
 from ranker.errors import UsageError
 from ranker.home import asset
-from ranker.site import export
-from ranker.site.navigation import RANKING, links
+from ranker.site import export, scores
+from ranker.site.navigation import COMPARE, RANKING, links
 from ranker.site.pages import SubmissionPage, page_path, predictions_path
 from ranker.site.submission_view import public_runs, standings, submission_view
 from ranker.site.text import team_name
@@ -40,11 +40,12 @@ def render(
     calibrations: Sequence[Calibration] = (),
     preview: bool = False,
     has_history: bool = False,
+    who: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write the page to the folder `out` and return the path of its index.html.
 
     `preview`: each page says that it is not published. `has_history`: each page leads to history.html, which
-    `write_history` puts beside it.
+    `write_history` puts beside it. `who`: who is who, as shown and in truth, for a page of a preview's own.
     One board per track, and at most one calibration. `out` is replaced as a whole; one that holds anything but an
     earlier page is refused with UsageError. Raises ValueError where two boards share a track, two submissions an id, or
     a time has no zone.
@@ -56,7 +57,14 @@ def render(
         new = out.parent / f".{out.name}.new"
         shutil.rmtree(new, ignore_errors=True)  # left by a render that was killed
         new.mkdir()
+        templates.globals["who_is_who"] = bool(who)
         _write(boards, submissions, calibrations, new, templates)
+        if who:
+            title = boards[0].benchmark_title if boards else "Leaderboard"
+            page = templates.get_template("who.html").render(
+                who=who, root="", benchmark=title, demonstrations=demonstrations(boards)
+            )
+            _put(new / "who.html", page)
         _swap(new, out)
     return out / "index.html"
 
@@ -146,6 +154,8 @@ def _write(
         tracks=tracks, others=others, root="", here=RANKING.href, **shared
     )
     _put(folder / "index.html", index)
+    compare = templates.get_template("compare.html").render(root="", here=COMPARE.href, **shared)
+    _put(folder / "compare.html", compare)
     template = templates.get_template("submission.html")
     prepared = [standings(board) for board in boards]
     for page in submissions:
@@ -157,6 +167,7 @@ def _write(
                 target = folder / predictions_path(page.id, slug(run.track), task)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
+    _put(folder / "scores.js", scores.to_script(boards, pages))
     _put(folder / "data.json", export.to_json(boards, submissions, calibrations))
     _put(folder / "data.csv", export.to_csv(boards))
     for track in tracks:

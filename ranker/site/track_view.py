@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import groupby
+from typing import Any
 
-from ranker.board import Board, Interval, Row, TaskColumn
+from ranker.board import Board, Interval, RankInterval, Row, TaskColumn
 from ranker.calibration import Calibration
 from ranker.site import charts, text
 from ranker.site.calibration_view import CalibrationView, calibration_view
 from ranker.site.pages import SubmissionPage, page_path
-from ranker.types import Group, Standing
+from ranker.types import Group, Resampling, Standing
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellView:
-    """One cell of the table. `value` sorts; `heat` is a shade 0 to 8, None where the column tells nothing."""
+    """One cell of the table. `heat` is a shade 0 to 8, None where the column tells nothing."""
 
     value: float | None
     text: str
-    tip: str = ""
     heat: int | None = None
     best: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowView:
-    """One row of the table. `href` is empty where no page of the submission exists.
+    """One row of the table: that of the board's row `index`. `href` is empty where no page of the submission exists.
 
     `pending`: what the rules still ask of it. `standing`: why it would not be shown if it had not been asked for.
-    `tied_to_next`: the difference to the next row is not statistically significant.
+    `ranks`: the interval of the rank; `first`: P(nobody is ahead), empty below half a per cent. `tier`: the
+    significance group, and `bracket` where the row stands in it: `first`, `in`, `last`; empty where it stands alone.
     """
 
+    index: int
     rank: int | None
     name: str
     href: str
@@ -46,7 +49,10 @@ class RowView:
     missing: tuple[str, ...]
     pending: tuple[str, ...]
     standing: str
-    tied_to_next: bool
+    ranks: str
+    first: str
+    tier: int | None
+    bracket: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +80,19 @@ class FootView:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A heading over several neighbouring task columns."""
+    """A heading over several neighbouring task columns, by their names."""
 
     title: str
-    columns: int
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackView:
     """One track's section. `groups` and `spans` are empty where all tasks belong to one group.
 
+    `has_ranks`: how sure ranks are is known. `over_tasks`: intervals let the choice of tasks vary, not of test items.
     `dense`: so many tasks that their heads stand upright. `tall`: so many rows that the table scrolls in itself.
+    `width`: the table's columns. `kinds`: the tasks' domains.
     """
 
     slug: str
@@ -97,10 +105,13 @@ class TrackView:
     incomplete: tuple[RowView, ...]
     pending: tuple[RowView, ...]
     has_intervals: bool
-    has_ties: bool
+    has_ranks: bool
+    over_tasks: bool
     has_blind: bool
     dense: bool
     tall: bool
+    width: int
+    kinds: tuple[str, ...]
     domains: str
     leader: str
     condition: text.FactGroup
@@ -162,9 +173,13 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
     }
 
     heads = tuple(map(head_view, board.columns))
+    brackets = _brackets(ranked)
+    has_ranks = any(row.rank_interval for row in ranked)
+    places = {row.submission_id: index for index, row in enumerate(board.rows)}
 
     def row_view(row: Row) -> RowView:
         return RowView(
+            index=places[row.submission_id],
             rank=row.rank,
             name=text.team_name(row.team, row.submission_id),
             href=page_path(row.submission_id) if row.submission_id in pages else "",
@@ -177,7 +192,10 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
             missing=row.missing,
             pending=row.pending,
             standing=_mark(row),
-            tied_to_next=row.distinct_from_next is False,
+            ranks=_ranks(row.rank_interval),
+            first=_first(row.p_first),
+            tier=row.tier,
+            bracket=brackets.get(row.submission_id, ""),
         )
 
     return TrackView(
@@ -191,10 +209,13 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         incomplete=tuple(row_view(row) for row in board.rows if row.score is None and not row.pending),
         pending=tuple(row_view(row) for row in board.rows if row.pending),
         has_intervals=any(row.interval for row in ranked),
-        has_ties=any(row.distinct_from_next is False for row in ranked),
+        has_ranks=has_ranks,
+        over_tasks=board.intervals.resampling is Resampling.TASKS,
         has_blind=any(column.blind is not None for column in board.columns),
         dense=len(board.columns) > 9,
         tall=len(board.rows) > 40,
+        width=3 + 3 * has_ranks + len(groups) + len(board.columns),
+        kinds=tuple(dict.fromkeys(column.domain.value for column in board.columns)),
         domains=" \N{MIDDLE DOT} ".join(dict.fromkeys(column.domain.value for column in board.columns)),
         leader=_leader(ranked),
         condition=_condition(board),
@@ -208,6 +229,29 @@ def _mark(row: Row) -> str:
     if row.is_baseline:
         return "baseline, not ranked"
     return "" if row.standing in {Standing.RANKED, Standing.PENDING} else row.standing.value
+
+
+def _ranks(interval: RankInterval | None) -> str:
+    if interval is None:
+        return ""
+    return str(interval.best) if interval.best == interval.worst else f"{interval.best}\N{EN DASH}{interval.worst}"
+
+
+def _first(probability: float | None) -> str:
+    if probability is None or probability < 0.005:
+        return ""
+    return ">99%" if 0.995 <= probability < 1 else f"{probability:.0%}"
+
+
+def _brackets(ranked: Sequence[Row]) -> dict[str, str]:
+    """Where rows stand in their tiers, by id. A baseline between two members of a tier is passed by its bracket."""
+    found: dict[str, str] = {}
+    for tier in dict.fromkeys(row.tier for row in ranked if row.tier is not None):
+        places = [place for place, row in enumerate(ranked) if row.tier == tier]
+        members = [row.submission_id for row in ranked[places[0] : places[-1] + 1]]
+        if len(members) > 1:
+            found |= dict.fromkeys(members, "in") | {members[0]: "first", members[-1]: "last"}
+    return found
 
 
 def _ends(score: float, interval: Interval | None) -> tuple[float, ...]:
@@ -225,13 +269,9 @@ def _cell(column: TaskColumn, row: Row, field: Sequence[float]) -> CellView:
         return CellView(value=None, text=text.NONE)
     cell = row.cells[column.name]
     told = column.signal is not False and row.score is not None
-    tip = f"{column.title}: {text.number(cell.raw, 4)}"
-    if cell.interval:
-        tip += f", 95% interval {range_text(cell.interval)}"
     return CellView(
         value=cell.raw,
         text=text.number(cell.raw),
-        tip=tip,
         heat=charts.heat(cell.normalized, field) if told else None,
         best=told and cell.normalized == max(field) > min(field),
     )
@@ -271,7 +311,7 @@ def _feet(heads: Sequence[HeadView]) -> tuple[FootView, ...]:
 
 def _spans(columns: Sequence[TaskColumn]) -> tuple[Span, ...]:
     return tuple(
-        Span(title=f"{group.value} tasks", columns=len(list(members)))
+        Span(title=f"{group.value} tasks", tasks=tuple(column.name for column in members))
         for group, members in groupby(columns, key=lambda column: column.group)
     )
 
@@ -282,7 +322,15 @@ def _leader(ranked: Sequence[Row]) -> str:
 
 
 def _condition(board: Board) -> text.FactGroup:
-    values = board.condition.to_json() | {"seed": board.seed, "digest": board.condition.digest}
-    values |= {f"{each.part}_part": each.digest for each in board.others}
-    del values["demonstration"], values["part"]
-    return text.FactGroup(title="Condition", facts=tuple(text.fact(key, value) for key, value in values.items()))
+    """Under what the scores were made: a condition and a seed, or where an imported table comes from."""
+    if board.condition is None:
+        values: dict[str, Any] = {} if board.origin is None else asdict(board.origin)
+        values = {name: value for name, value in values.items() if value is not None}
+        values |= {name: value.isoformat() for name, value in values.items() if isinstance(value, datetime)}
+        title = "Imported table"
+    else:
+        values = board.condition.to_json() | {"seed": board.seed, "digest": board.condition.digest}
+        values |= {f"{each.part}_part": each.digest for each in board.others}
+        del values["demonstration"], values["part"]
+        title = "Condition"
+    return text.FactGroup(title=title, facts=tuple(text.fact(key, value) for key, value in values.items()))
