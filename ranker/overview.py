@@ -9,14 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from ranker import privacy, seeds
-from ranker.board import Board
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Verdict
 from ranker.errors import UsageError
@@ -24,8 +22,13 @@ from ranker.home import Home
 from ranker.manifest import read_manifest
 from ranker.rules import SHOWN, public_words, shown_name, standing
 from ranker.sandbox.probes import Probe, rows
-from ranker.site import Sample, SubmissionPage, TrackRun
 from ranker.types import Fault, Group, JobKind, Part, Pick, Rule, Standing, Status, SubmissionState
+
+if TYPE_CHECKING:  # pandas and the templates take seconds, and most commands only ask who is who
+    import pandas as pd
+
+    from ranker.board import Board
+    from ranker.site import Sample, SubmissionPage, TrackRun
 
 OUR_FAILURE = "Something failed that was no fault of the team; the organizers will try it again."
 HIDDEN_FAILURE = "It failed on hidden tasks by its own fault; the organizers tell the team what happened."
@@ -264,6 +267,8 @@ def training_log(run: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _page(view: SubmissionView, home: Home, boards: Sequence[Board], names: Mapping[str, str]) -> SubmissionPage:
+    from ranker.site import SubmissionPage
+
     check = view.check.result if view.check is not None else None
     team = view.submission.team
     is_anonymous = team in names
@@ -287,6 +292,10 @@ def _page(view: SubmissionView, home: Home, boards: Sequence[Board], names: Mapp
 
 def _runs(view: SubmissionView, home: Home, board: Board) -> Iterator[TrackRun]:
     """The submission's runs that stand on the board, one for each part that has finished."""
+    import pandas as pd
+
+    from ranker.site import TrackRun
+
     public = {column.name for column in board.columns if column.group is Group.PUBLIC}
     for condition in board.conditions:
         for job in view.evaluations:
@@ -316,6 +325,8 @@ def samples(items: pd.DataFrame) -> tuple[Sample, ...]:
     Chance is the SHA-256 of clip and reference: the same pairs come out each time, and of every submission, unless they
     are among its extremes; among equal scores it decides too. Without scores of items all 25 are random.
     """
+    import pandas as pd
+
     keys = [
         hashlib.sha256(f"{clip}\0{said}".encode()).digest()
         for clip, said in zip(items["clip"], items["reference"], strict=True)
@@ -335,6 +346,10 @@ def samples(items: pd.DataFrame) -> tuple[Sample, ...]:
 
 
 def _sample(row: pd.Series[Any], pick: Pick) -> Sample:
+    import pandas as pd
+
+    from ranker.site import Sample
+
     return Sample(
         item=str(row["clip"]),
         reference=str(row["reference"]),

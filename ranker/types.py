@@ -242,6 +242,14 @@ class Choice(StrEnum):
     DOUBLED = "doubled"
 
 
+class Pick(StrEnum):
+    """Why an item stands among the predictions that a page shows (`overview.samples`)."""
+
+    WORST = "worst"
+    RANDOM = "random"
+    BEST = "best"
+
+
 class Domain(StrEnum):
     """What a task listens to."""
 

@@ -234,8 +234,7 @@ def test_a_page_has_the_run_that_stands_on_the_board(place: Place, home: Home) -
     assert run.curve == ((1, 1.0), (2, 0.5), (4, 0.25))
     assert run.manifest == {"weights": "f" * 64}
     assert set(run.samples) == {"open"}
-    assert len(run.samples["open"]) == 12
-    assert {sample.item for sample in run.samples["open"]} > {"test.tar:c000", "test.tar:c088"}
+    assert len(run.samples["open"]) == 25
     assert page.encoder == CHECKED["encoder"]
 
 

@@ -8,32 +8,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ranker.types import Part, SubmissionState
+from ranker.types import Part, Pick, SubmissionState
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One scored test item. `score` is the item's own part of the metric, None where the metric has no such part."""
+    """One scored test item. `score` is the item's own part of the metric, None where the metric has no such part.
+
+    `pick`: why it is one of those that are shown.
+    """
 
     item: str
     reference: str
     candidate: str
     score: float | None
+    pick: Pick = Pick.RANDOM
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackRun:
     """How a submission was evaluated in one part of one track.
 
-    `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token). `samples`:
-    a few items per task name, and `predictions`: the Parquet file of all its scored pairs, to stand beside the page;
-    `render` drops those of tasks that no board shows as public, whatever the caller gives.
+    `manifest`: the run's manifest, as plain JSON values. `curve`: (step, training loss in nats per token);
+    `gradient_norms`: (step, norm before it is cut). `samples`: some items per task name, and `predictions`: the Parquet
+    file of all its scored pairs, to stand beside the page; `render` drops those of tasks that no board shows as public,
+    whatever the caller gives.
     """
 
     track: str
     part: Part = Part.PUBLIC
     manifest: Mapping[str, Any]
     curve: tuple[tuple[int, float], ...] = ()
+    gradient_norms: tuple[tuple[int, float], ...] = ()
     samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
     predictions: Mapping[str, Path] = field(default_factory=dict)
 
