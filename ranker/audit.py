@@ -40,6 +40,7 @@ from ranker.home import Home
 from ranker.job import SubmissionSnapshot
 from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
+from ranker.lalm.merged import MergedDecoder
 from ranker.lalm.model import AudioLanguageModel
 from ranker.manifest import read_manifest
 from ranker.metrics import MetricResult, Pair
@@ -334,15 +335,15 @@ class Auditor:
         torch.set_num_threads(threads)
         spec = encoder_spec(self.home, self.submission, run.part.recipe, threads)
         with self.sandbox.start(spec, self.limits) as encoder:
-            model = _trained_model(run, encoder.output_dim)
+            decoder = MergedDecoder(_trained_model(run, encoder.output_dim), run.part.recipe)
             for task in tasks:
-                yield self._task(run, task, model, encoder, level=level, on_progress=on_progress)
+                yield self._task(run, task, decoder, encoder, level=level, on_progress=on_progress)
 
     def _task(
         self,
         run: FinishedRun,
         task: Task,
-        model: AudioLanguageModel,
+        decoder: MergedDecoder,
         encoder: Encoder,
         *,
         level: float,
@@ -358,7 +359,7 @@ class Auditor:
         for change in Change:
             what = f"{task.name}, {change}"
             answers = answer(
-                model,
+                decoder,
                 Altered(encoder, change, self.settings, self.seed),
                 clips,
                 data=self.home.data / run.condition.benchmark,

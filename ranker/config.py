@@ -275,6 +275,7 @@ class Recipe(Strict):
     )
     checkpoint_every: int = Field(default=500, ge=1)
     feature_cache_gb: float = Field(default=60.0, ge=0)
+    answer_memory_gb: Share = Field(default=2.0, description="what the answers that are made together may remember")
     threads: int = Field(default=2, ge=1, description="CPU threads of a job; fixed at its first attempt")
 
     def measured(self) -> dict[str, Any]:
@@ -286,9 +287,13 @@ class Recipe(Strict):
         return self.model_dump(mode="json", exclude=set(_MACHINE | _ASKING | _LIMITING))
 
 
-_MACHINE = frozenset({"checkpoint_every", "feature_cache_gb", "threads", "metric_models"})
+_MACHINE = frozenset({"checkpoint_every", "feature_cache_gb", "answer_memory_gb", "threads", "metric_models"})
 _ASKING = frozenset({"repetition_penalty", "max_new_tokens"})
 _LIMITING = frozenset({"max_frames"})
+METHOD = 2
+"""Number of the way in which weights come of a recipe: raised by each change after which the same seed gives others,
+so that no such results share a board. 2: packed sequences, and dropout drawn by SFC64.
+"""
 SHARED_BY_PARTS = frozenset({"decoder", "decoder_layers", "precision", "seed"})
 """Fields of the recipe that must be the same for all parts of a track."""
 
@@ -332,6 +337,7 @@ class Benchmark(RankedBenchmark):
     recipe: Recipe
     tracks: dict[str, Track] = Field(min_length=1)
     baselines: tuple[Baseline, ...] = ()
+    embargo: str | None = Field(default=None, description="nothing is published before: 2026-02-25T12:00 AoE")
     needs_calibration: bool = Field(default=False, description="publish only when the baselines score as published")
 
     @model_validator(mode="after")
@@ -379,6 +385,7 @@ class Benchmark(RankedBenchmark):
             "benchmark": self.name,
             "track": track,
             "kind": self.track(track).kind,
+            "method": METHOD,
             "tasks": [task.measurement() for task in part.tasks],
             "recipe": part.recipe.measured(),
         }
@@ -396,6 +403,7 @@ class Benchmark(RankedBenchmark):
                 "benchmark": self.name,
                 "track": track,
                 "kind": self.track(track).kind,
+                "method": METHOD,
                 "mixture": _trained_on(part),
                 "recipe": part.recipe.trained(),
             }

@@ -37,6 +37,7 @@ from ranker.lalm import decoder as decoders
 from ranker.lalm.answers import answer
 from ranker.lalm.curriculum import Sample, curriculum
 from ranker.lalm.features import FeatureStore, calls, encode_secretly, shuffled
+from ranker.lalm.merged import MergedDecoder
 from ranker.lalm.model import AudioLanguageModel, Example
 from ranker.lalm.order import SecretOrder
 from ranker.lalm.train import LOG_NAME, adopt, latest_checkpoint, train
@@ -146,10 +147,11 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
+        decoder = MergedDecoder(model, recipe)
         scores = []
         for task in run.part.tasks:
             context.rest()  # what is measured of earlier tasks is kept, whoever goes on
-            scores.append(_score(run, task, model, encoder, weights))
+            scores.append(_score(run, task, decoder, encoder, weights))
         usage = started.usage().to_json()
     context.report(Progress(stage=Stage.CHECK))
     confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
@@ -387,7 +389,7 @@ def _take_over_log(run: _Run, checkpoint: Path) -> None:
     run.steps_taken_over = done
 
 
-def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, weights: str) -> NewScore:
+def _score(run: _Run, task: Task, decoder: MergedDecoder, encoder: Witness, weights: str) -> NewScore:
     """Answer and score one task. Its pairs go to `predictions/<task>.parquet`, its value beside them, written last."""
     folder = run.folder / "predictions"
     folder.mkdir(exist_ok=True)
@@ -395,7 +397,7 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, w
     if earlier is not None:
         adopt_predictions(earlier, folder)
     else:
-        score = _measure(run, task, model, encoder)
+        score = _measure(run, task, decoder, encoder)
         predictions = file_digest(folder / f"{task.name}.parquet")
         with whole_file(folder / f"{task.name}.json") as temporary:
             note = {"weights": weights, "predictions": predictions, "score": score}
@@ -405,13 +407,13 @@ def _score(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness, w
     return NewScore(task=task.name, predictions=str(path), **found)
 
 
-def _measure(run: _Run, task: Task, model: AudioLanguageModel, encoder: Witness) -> dict[str, object]:
+def _measure(run: _Run, task: Task, decoder: MergedDecoder, encoder: Witness) -> dict[str, object]:
     recipe, report = run.part.recipe, run.context.report
     clips = scored_clips(run.data, task.test.shards, task.test.key)
     report(Progress(stage=Stage.GENERATE, task=task.name, done=0, total=len(clips)))
     encoder.begin_stage(f"task-{task.name}", len(clips))
     answers = answer(
-        model,
+        decoder,
         encoder,
         clips,
         data=run.data,

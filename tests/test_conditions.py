@@ -20,7 +20,7 @@ from ranker.home import Home
 from ranker.lalm.decoder import STAND_IN_DECODER
 from ranker.types import Condition, Domain, Group, Layout, MetricModels, MetricName, Part, Precision, Trained
 
-NOT_MEASURED = {"checkpoint_every", "feature_cache_gb", "threads", "metric_models"}
+NOT_MEASURED = {"checkpoint_every", "feature_cache_gb", "answer_memory_gb", "threads", "metric_models"}
 OTHER: dict[type, Callable[[Any], Any]] = {
     bool: lambda value: not value,
     int: lambda value: value + 1,

@@ -1,4 +1,4 @@
-"""Which clips are answered in one batch: bounded by what a batch costs, and never a reason for another answer."""
+"""Each clip is encoded and answered once, and its company is never a reason for another answer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tones import write_tones
 
 from ranker.data.audio import prepare
 from ranker.data.shards import Clip, index_shard, read_audio
-from ranker.lalm import answers as answering
-from ranker.lalm.answers import answer, together
-from ranker.lalm.features import Excerpt
+from ranker.lalm import generate as generation
+from ranker.lalm.answers import answer
 from ranker.lalm.generate import generate
+from ranker.lalm.merged import MergedDecoder
 from ranker.lalm.model import AudioLanguageModel
 from ranker.metrics import Pair, evaluate
 from ranker.sandbox.base import Audio, Features
@@ -63,11 +63,10 @@ def clips(tmp_path: Path) -> tuple[Clip, ...]:
     return index_shard(tmp_path / "tones.tar").clips
 
 
-def ask(model: AudioLanguageModel, clips: Sequence[Clip], data: Path, frames_per_s: int) -> tuple[dict[str, str], int]:
-    """Answers, and in how many batches they were given."""
+def ask(model: AudioLanguageModel, clips: Sequence[Clip], data: Path, frames_per_s: int) -> dict[str, str]:
     done: list[int] = []
     found = answer(
-        model,
+        MergedDecoder(model, RECIPE),
         Frames(frames_per_s),
         clips,
         data=data,
@@ -77,67 +76,22 @@ def ask(model: AudioLanguageModel, clips: Sequence[Clip], data: Path, frames_per
         batch_invariant=True,
         on_progress=done.append,
     )
-    assert done[-1] == len(clips)
-    assert done == sorted(set(done))
-    return found, len(done)
+    assert done == list(range(1, len(clips) + 1))
+    return found
 
 
 def test_every_clip_is_answered_once_whatever_its_company(
     model: AudioLanguageModel, clips: tuple[Clip, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One batch or one clip per batch: the same clips, the same answers."""
-    together, batches = ask(model, clips, tmp_path, 50)
-    assert batches == 1
-    monkeypatch.setattr(answering, "_TOGETHER", 1)
-    alone, batches = ask(model, clips[::-1], tmp_path, 50)
-    assert batches == len(clips)
-    assert together == alone
-    assert len(set(together.values())) > 1
-    assert set(together) == {clip.id for clip in clips}
-
-
-def test_many_frames_make_smaller_batches(
-    model: AudioLanguageModel, clips: tuple[Clip, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An encoder with a hundred times the frames must not take a hundred times our memory; its answers still come."""
-    monkeypatch.setattr(answering, "_TOGETHER_FRAMES", 100)
-    assert ask(model, clips, tmp_path, 10)[1] == 1
-    dense, batches = ask(model, clips, tmp_path, 200)
-    assert 6 < batches < len(clips)
-    assert ask(model, clips, tmp_path, 2_000)[1] == len(clips)
-    assert len(dense) == len(clips)
-
-
-@pytest.mark.parametrize(
-    ("frames", "dim", "rows"),
-    [(500, 768, 64), (20_000, 768, 1), (5_000, 4, 4), (7_000, 4, 2), (1_200, 4, 50), (400, 20_000, 15), (1, 1, 64)],
-)
-def test_no_batch_outgrows_the_memory(frames: int, dim: int, rows: int) -> None:
-    """Frames kept, mask and features are each bounded, whatever an encoder returns; every clip is there, in order."""
-    excerpts = [
-        Excerpt(
-            clip=Clip(shard="s", key=str(key), member="", offset=0, size=0, duration_s=0.5, sample_rate_hz=1, fields={})
-        )
-        for key in range(130)
-    ]
-    taken_by_nothing = np.broadcast_to(np.float32(0), (frames, dim))
-    chunks = list(together(((excerpt,), [taken_by_nothing]) for excerpt in excerpts))
-    assert [excerpt for chunk in chunks for excerpt, _ in chunk] == excerpts
-    assert {len(chunk) for chunk in chunks[:-1]} == {rows}
-    assert 0 < len(chunks[-1]) <= rows
-    if rows > 1:
-        assert rows * frames <= 60_000
-        assert rows * frames**2 * 4 <= 400e6
-        assert rows * frames * dim * 4 <= 500e6
-
-
-def test_one_long_clip_among_short_ones_pads_few() -> None:
-    """A batch is bounded by its padded size: short clips beside a long one count as long ones."""
-    clip = Clip(shard="s", key="k", member="", offset=0, size=0, duration_s=0.1, sample_rate_hz=1, fields={})
-    lengths = [9_000, *[1] * 40]
-    stream = (((Excerpt(clip=clip),), [np.zeros((length, 1), np.float32)]) for length in lengths)
-    chunks = [[len(frames) for _, frames in chunk] for chunk in together(stream)]
-    assert chunks == [[9_000], [1] * 40]
+    """All together or one by one, in any order, of a coarse encoder or a fine one: the same clips, the same answers."""
+    for frames_per_s in (50, 2_000):
+        together = ask(model, clips, tmp_path, frames_per_s)
+        monkeypatch.setitem(generation.MOST_ROWS, "cpu", 1)
+        alone = ask(model, clips[::-1], tmp_path, frames_per_s)
+        monkeypatch.undo()
+        assert together == alone
+        assert len(set(together.values())) > 1
+        assert set(together) == {clip.id for clip in clips}
 
 
 @pytest.mark.parametrize("metric", [MetricName.ACCURACY, MetricName.IWER, MetricName.ICER])
@@ -154,7 +108,7 @@ def test_one_answer_per_clip_gives_the_scores_of_one_per_pair(
     )
     clips = index_shard(tmp_path / "tones.tar").clips
     encoder = Frames(30)
-    once, _ = ask(model, clips, tmp_path, 30)
+    once = ask(model, clips, tmp_path, 30)
     per_clip, per_pair = [], []
     for clip in clips:
         references = list(clip.references(["captions"]))

@@ -19,7 +19,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ranker.lalm import generate as generation
-from ranker.lalm.generate import generate, generate_tokens
+from ranker.lalm.generate import answered, generate, generate_tokens
+from ranker.lalm.merged import Cache, MergedDecoder
 from ranker.lalm.model import AudioLanguageModel
 from ranker.sandbox.base import Features
 
@@ -27,6 +28,7 @@ PROMPT = "3 5 3 7"  # of the tiny vocabulary, a token of it twice
 WORDS = "What is heard?"
 NEAR = 1e-4
 VOCABULARY = 40
+RECIPE = lalm.tiny_recipe(repetition_penalty=1.05)
 NEVER = VOCABULARY - 1  # the tiny head keeps this token's logit far below the others'
 
 
@@ -223,18 +225,49 @@ def test_rows_that_end_at_once() -> None:
     assert tally.near_ties == 0
 
 
-def test_dropping_ended_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are dropped at once, late, or never: the others' tokens stay."""
+def test_whoever_is_decoded_together_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row at a time, two, five or all; clips let in one by one or many at once; a cache that is cut anew for
+    shorter clips, or for longer ones that come late: each clip's tokens stay.
+    """
     cases = 0
-    for seed, share in product((1, 2, 3), (1e-9, 0.5, 2.0)):
-        model, clips = tiny(seed), batch(seed, 9)
+    for seed, most, worth in product((1, 2), (1, 2, 5), (1, 10_000)):
+        model, clips = tiny(seed), [*batch(seed, 9), *batch(seed + 1, 3, longest=300)]
         found = check(model, clips, Tally())
         assert len({len(tokens) for tokens in found}) > 2, "rows end at different steps"
-        monkeypatch.setattr(generation, "RETIRE_SHARE", share)
+        monkeypatch.setitem(generation.MOST_ROWS, "cpu", most)
+        monkeypatch.setattr(generation, "_WORTH_READING", worth)
         assert check(model, clips, Tally()) == found
+        decoder, unsorted = MergedDecoder(model, RECIPE), enumerate(clips)
+        asked = {"prompt": PROMPT, "max_new_tokens": 30, "recipe": RECIPE}
+        assert dict(answered(decoder, unsorted, count=len(clips), **asked)) == dict(enumerate(found))
         monkeypatch.undo()
         cases += 1
-    assert cases == 9
+    assert cases == 12
+
+
+def test_what_is_remembered_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache never holds more bytes than the recipe gives it, whatever the clips' lengths, but for one clip that is
+    longer than that; and it holds more rows of short clips than of long ones.
+    """
+    sizes: list[tuple[int, int]] = []
+
+    class Watched(Cache):
+        def resize(self, rows: int, columns: int, *, kept: int, length: int) -> None:
+            sizes.append((rows, columns))
+            super().resize(rows, columns, kept=kept, length=length)
+
+    model = tiny(2)
+    monkeypatch.setattr(generation, "Cache", Watched)
+    clips = [*batch(1, 1, longest=1) * 12, *batch(3, 6, longest=200), np.ones((1_500, 5), np.float32)]
+    bound = 1_100 * 2 * 2 * 2 * 8 * 4  # tokens of two layers of two heads of eight float32 keys and values
+    recipe = lalm.tiny_recipe(repetition_penalty=1.05, answer_memory_gb=bound / 1e9)
+    assert MergedDecoder(model, recipe).bytes_per_token == bound / 1_100
+    found = generate_tokens(model, clips, prompt=PROMPT, max_new_tokens=30, recipe=recipe)
+    assert sizes[0] == (1, 1_536)
+    assert all(rows * columns <= 1_100 for rows, columns in sizes[1:])
+    assert max(rows for rows, _ in sizes) > 5
+    monkeypatch.undo()
+    assert found == check(model, clips, Tally())
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from ranker.config import Recipe
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "protocol.md"
 # Of the machine that runs a recipe, not of the protocol.
-UNDOCUMENTED = {"max_frames", "checkpoint_every", "feature_cache_gb", "threads"}
+UNDOCUMENTED = {"max_frames", "checkpoint_every", "feature_cache_gb", "answer_memory_gb", "threads"}
 WORDS = {"all": None, "no": False, "yes": True}
 
 

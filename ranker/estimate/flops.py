@@ -51,14 +51,19 @@ class DecoderShape:
         return 2 * linear + 3 * attention + 3 * lora + 2 * head + 2 * projector
 
     def prefill(self, rows: int, length: int, feature_dim: int) -> float:
-        """Reading `rows` sequences of `length` tokens (audio and prompt), and one token chosen for each."""
+        """Reading `rows` sequences of `length` tokens (audio and prompt), and one token chosen for each.
+
+        LoRA is merged; the last layer is computed for each row's last token only, but for its queries, keys and values.
+        """
         tokens = rows * length
-        layers = self.layers * tokens * (2.0 * (self.linear + self.lora) + 4.0 * self.hidden * length)
+        joined = self.hidden * (self.hidden + 2 * self.kv)
+        layer = 2.0 * self.linear + 4.0 * self.hidden * length
+        layers = (self.layers - 1) * tokens * layer + 2.0 * joined * tokens + rows * (layer - 2.0 * joined)
         return layers + 2.0 * self.hidden * self.vocabulary * rows + 2.0 * feature_dim * self.hidden * tokens
 
     def next_token(self, rows: int, length: int) -> float:
         """One more token for each of `rows` sequences that are `length` tokens long."""
-        layers = self.layers * (2.0 * (self.linear + self.lora) + 4.0 * self.hidden * length)
+        layers = self.layers * (2.0 * self.linear + 4.0 * self.hidden * length)
         return rows * (layers + 2.0 * self.hidden * self.vocabulary)
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ranker.config import Recipe, Task, TrackPart
 from ranker.data.shards import Clip, scored_clips, training_data
 from ranker.errors import MissingError
 from ranker.estimate.flops import Row
-from ranker.lalm.answers import together
 from ranker.lalm.curriculum import Sample, curriculum
 from ranker.lalm.features import Excerpt, calls
 from ranker.types import MetricName, Part
@@ -23,6 +20,7 @@ ASSUMED_CLIP_S = 10.0
 ASSUMED_SHORTEST_S = 1.0
 ASSUMED_ANSWER_TOKENS = 10
 _CHARACTERS_PER_TOKEN = 4
+ROWS_TOGETHER = 64
 
 CountTokens = Callable[[str], int]
 
@@ -210,21 +208,20 @@ def _kept(plan: Sequence[Sequence[Excerpt]], features: Features, recipe: Recipe)
 def _chunks(
     task: Task, clips: Sequence[Clip], features: Features, recipe: Recipe, count_tokens: CountTokens
 ) -> tuple[list[tuple[Excerpt, ...]], list[Chunk]]:
-    """How a task's clips are encoded and answered, as `answer` does it. Answers are as long as the first reference."""
+    """How a task's clips are encoded, as `answer` does it, and answered: there whoever ends makes room for the next,
+    here so many are taken together to their end. Answers are as long as the first reference.
+    """
     plan = calls((Excerpt(clip=clip) for clip in clips), batch_invariant=features.batch_invariant)[::-1]
     cap = min(task.test.max_new_tokens or recipe.max_new_tokens, recipe.max_new_tokens)
 
-    def encoded() -> Iterator[tuple[tuple[Excerpt, ...], list[np.ndarray]]]:
-        for call in plan:
-            empty = np.float32(0)
-            yield call, [np.broadcast_to(empty, (features.frames(each), features.output_dim)) for each in call]
-
+    excerpts = [excerpt for call in plan for excerpt in call]
     chunks = []
-    for chunk in together(encoded()):
-        answers = [count_tokens(excerpt.clip.references(task.test.key)[0]) + 1 for excerpt, _ in chunk]
+    for start in range(0, len(excerpts), ROWS_TOGETHER):
+        chunk = excerpts[start : start + ROWS_TOGETHER]
+        answers = [count_tokens(excerpt.clip.references(task.test.key)[0]) + 1 for excerpt in chunk]
         chunks.append(
             Chunk(
-                frames=tuple(len(frames) for _, frames in chunk),
+                frames=tuple(features.frames(excerpt) for excerpt in chunk),
                 prompt=count_tokens(task.test.prompt),
                 answers=tuple(min(length, cap) for length in answers),
                 cap=cap,
