@@ -46,7 +46,7 @@ test-long: .make/test-installed
 	RANKER_TESTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-postgres: .make/test-installed
-	RANKER_TEST_DATABASE=postgresql OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(shell grep -lE 'ranker\.db|queues import|ranker\.service|ranker\.cli import main' tests/test_*.py)
+	RANKER_TEST_DATABASE=postgresql OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Each interpreter needs torch and numpy of its own; `python3 -m venv DIR && DIR/bin/pip install torch==2.2.2 numpy==1.26.4`.
 test-torch: .make/test-installed

@@ -79,7 +79,9 @@ def prepare(folder: Path, sandbox: str) -> Path:
     (home / "broken.zip").unlink()
     with zipfile.ZipFile(home / "other.zip", "w") as archive:
         archive.writestr("repository/encoder.py", SLOW)
-    subprocess.run([sys.executable, tiny_decoder.__file__, str(decoder.challenge_folder())], check=True)
+    subprocess.run(
+        [sys.executable, tiny_decoder.__file__, str(decoder.challenge_folder())], check=True, capture_output=True
+    )
     config = home / "configs/tiny.yaml"
     text = config.read_text(encoding="utf-8")
     for old, new in {
@@ -310,8 +312,8 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
     lines = [
         "# What the chaos test did, and what it found",
         "",
-        f"Written on {datetime.now(UTC):%Y-%m-%d} by `python bench/chaos.py {asked.said}`, of `ranker/` as of commit {commit()}, with "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
+        f"Written on {datetime.now(UTC):%Y-%m-%d} by `python bench/chaos.py {asked.said}`, with `ranker/` as of commit "
+        f"{commit()}, {os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
         "",
         "| what | figure |",
         "| --- | ---: |",

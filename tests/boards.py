@@ -16,7 +16,7 @@ MADE_AT = datetime(2026, 3, 4, 16, 30, tzinfo=UTC)
 HOSTILE = (
     '<script>document.title="owned"</script><img src=x onerror="document.title=1">',
     "\u202egnissecorp \u2066oidua\u202e",
-    "Endless" + "ness" * 74,
+    "Endless" + "ness" * 73,
 )
 _MAP = {"fsd50k", "fsdkaggle2018"}
 _MUSIC = {"gtzan", "nsynth", "freemusicarchive"}

@@ -27,7 +27,9 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from engine import missing
+from postgres import restored, saved
 
+from ranker.db.place import VARIABLE
 from ranker.db.session import open_database
 from ranker.home import Home
 from ranker.settings import Imap, Smtp
@@ -358,15 +360,17 @@ def mail(subject: str = "Our submission", body: str = "Hello.", **headers: str) 
 
 
 @functools.cache
-def _blank() -> bytes:
+def _blank(_server: str | None) -> bytes:
     """A database as it is before anything has come, migrated once."""
     with tempfile.TemporaryDirectory() as folder:
-        open_database(Home(root=Path(folder))).dispose()
-        return (Path(folder) / "ranker.db").read_bytes()
+        home = Home(root=Path(folder))
+        open_database(home).dispose()
+        return saved(home)
 
 
 def new_home(root: Path) -> Home:
     """A home with an empty database."""
     root.mkdir(exist_ok=True)
-    (root / "ranker.db").write_bytes(_blank())
-    return Home(root=root)
+    home = Home(root=root)
+    restored(_blank(os.environ.get(VARIABLE)), home).dispose()
+    return home

@@ -1,13 +1,15 @@
 """A real PostgreSQL server for tests: its own data folder, a Unix socket, no TCP; gone with the process that began it.
 
 `RANKER_TEST_DATABASE=postgresql` puts every home of the whole suite there, each into a schema of its own, by the
-variable RANKER_DATABASE alone. Where CI is set, a missing server fails the test; elsewhere it skips, saying why.
+variable RANKER_DATABASE alone, and leaves aside the modules that open no database at all. Where CI is set, a missing
+server fails the test; elsewhere it skips, saying why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,6 +36,22 @@ SETTINGS = (
     "dynamic_shared_memory_type=mmap",  # in the data folder
 )
 sqlite_only = pytest.mark.skipif(EVERYWHERE, reason="this test is about a SQLite file")
+_OPENS = re.compile(r'(from|import) ranker\.(db|service)\b|ranker\.cli(\.app)? import main|"-m", "ranker"')
+_IMPORTED = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """On a server, run what may open a database."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if EVERYWHERE and is_test and not opens_database(collection_path) else None
+
+
+@cache
+def opens_database(module: Path) -> bool:
+    """Whether a module of tests, or one beside it that it imports, names a way to a home's database."""
+    source = module.read_text(encoding="utf-8")
+    beside = (module.with_name(f"{name}.py") for name in _IMPORTED.findall(source))
+    return _OPENS.search(source) is not None or any(opens_database(each) for each in beside if each.is_file())
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition, small_board
+from postgres import EVERYWHERE, sqlite_only
 from rich.cells import cell_len
 from rich.console import Console
 from sqlalchemy import Engine
@@ -152,9 +153,10 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Capture
 def test_looking_into_an_empty_folder_makes_nothing(run: Run, home: Path, arguments: list[str]) -> None:
     """Attacks by the wrong folder: a question leaves no database behind, and says how to name another home."""
     home.mkdir()
-    assert "--home DIR or RANKER_HOME" in run(*arguments, code=MissingError.exit_code)
+    words = "written nothing into postgresql:" if EVERYWHERE else "--home DIR or RANKER_HOME"
+    assert words in run(*arguments, code=MissingError.exit_code)
     assert "no submissions yet" in run("status")
-    assert json.loads(run("status", "--json")) == []
+    assert json.loads(run("status", "--json")) == {"paused": None, "submissions": []}
     assert list(home.iterdir()) == []
 
 
@@ -212,7 +214,7 @@ def test_a_refused_file_is_told_to_its_team(run: Run, tmp_path: Path) -> None:
     assert "team: refused" in said
     assert "not a complete ZIP" in said
     assert "not a complete ZIP" in run("show", "team")
-    (view,) = json.loads(run("status", "--json"))
+    (view,) = json.loads(run("status", "--json"))["submissions"]
     assert (view["state"], view["check"]["fault"]) == ("refused", "participant")
 
 
@@ -226,7 +228,7 @@ def test_without_a_sandbox_nothing_starts(
     said = run("ingest", str(tmp_path / "team.zip"), "--sandbox", "docker", code=MissingError.exit_code)
     assert "there is no sandbox to run an encoder in" in said
     assert "starting" not in said
-    (view,) = json.loads(run("status", "--json"))
+    (view,) = json.loads(run("status", "--json"))["submissions"]
     assert (view["state"], view["check"]["status"], view["check"]["attempt"]) == ("received", "queued", 0)
     assert not (home / "runs").exists()
 
@@ -238,6 +240,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run: Run, home: Path, e
     assert "ranker doctor" in run("leaderboard", code=InfraError.exit_code)
 
 
+@sqlite_only
 def test_a_database_that_is_none_is_one_sentence(run: Run, home: Path) -> None:
     """Attacks with a ranker.db that holds something else."""
     home.mkdir()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition
+from postgres import sqlite_only
 from sqlalchemy import Engine, text
 
 from ranker import queue
@@ -94,6 +95,7 @@ def test_json_is_plain(home: Home) -> None:
     assert all(set(value) == {"part", "verdict", "found", "advice"} for value in values)
 
 
+@sqlite_only
 def test_a_good_database_is_good(engine: Engine, home: Home) -> None:
     """Attacks false alarms: revision and integrity are named, no job is left behind."""
     assert find(home, "database").verdict is Verdict.OK
@@ -101,6 +103,7 @@ def test_a_good_database_is_good(engine: Engine, home: Home) -> None:
     assert find(home, "jobs").found == "0 jobs running, 1 queued, none left behind"
 
 
+@sqlite_only
 def test_a_damaged_database_is_named(engine: Engine, home: Home) -> None:
     """Attacks integrity: pages overwritten in the middle of the file are found, and nothing is raised."""
     with engine.connect() as connection:
@@ -116,6 +119,7 @@ def test_a_damaged_database_is_named(engine: Engine, home: Home) -> None:
     assert "database" in find(home, "database").found
 
 
+@sqlite_only
 def test_a_file_that_is_no_database_is_named(home: Home) -> None:
     """Attacks with a text file in the database's place: findings, not exceptions; the file stays as it is."""
     home.root.mkdir()
@@ -125,6 +129,7 @@ def test_a_file_that_is_no_database_is_named(home: Home) -> None:
     assert home.database_path.read_text() == "no database" * 1000
 
 
+@sqlite_only
 def test_a_database_of_another_revision_is_not_migrated(engine: Engine, home: Home) -> None:
     """Attacks `looks only`: an old revision is named and stays; parts that read the tables do not stumble over it."""
     with session(engine) as writing:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from boards import condition
+from postgres import sqlite_only
 from sqlalchemy import Engine, select
 
 from ranker import mend, queue
@@ -326,6 +327,7 @@ def test_staging_folders_of_the_living_stay(engine: Engine, home: Home) -> None:
 # -- the database's log
 
 
+@sqlite_only
 def test_a_grown_log_is_emptied_when_nobody_reads(engine: Engine, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks the log: what an old reader keeps from the database goes in once it has ended, and not before."""
     monkeypatch.setattr("ranker.doctor.work.LARGE_WAL_BYTES", 100_000)

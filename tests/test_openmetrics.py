@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition
+from postgres import EVERYWHERE
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
@@ -96,7 +97,9 @@ def test_the_queue_is_told_as_it_is(engine: Engine, home: Home) -> None:
     assert found["ranker_infra_faults_total", ()] == 1
     assert found["ranker_queue_paused", ()] == 0
     assert found["ranker_disk_free_bytes", ()] > 0
-    assert found["ranker_database_size_bytes", (("file", "ranker.db"),)] == home.database_path.stat().st_size
+    sizes = {labels: value for (name, labels), value in found.items() if name == "ranker_database_size_bytes"}
+    file = sizes.get((("file", "ranker.db"),))
+    assert max(sizes.values()) > 0 if EVERYWHERE else file == home.database_path.stat().st_size
 
 
 def test_no_team_is_named(engine: Engine, home: Home) -> None:

@@ -17,7 +17,7 @@ import pytest
 from effort import count
 from kills import is_killed_at
 from letters import PDF, Case, attached, mixed, part, text, zipped
-from postgres import restored, saved
+from postgres import EVERYWHERE, restored, saved
 from sqlalchemy import Engine, select
 
 from ranker.db.mail import Link, Message
@@ -372,7 +372,7 @@ def test_killed_anywhere_it_is_completed_and_leaves_nothing_else(home: Home, eng
         assert taken.message.arrived_at == NOW or not before
         assert files(home.mail) == [f"{hashlib.sha256(TEAM).hexdigest()}.eml"]
         again.dispose()
-    assert step > 20
+    assert step >= 20
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(home: Home, engine: Engine) -> None:
@@ -422,7 +422,8 @@ def test_mutated_messages_are_taken_in_or_told(home: Home, engine: Engine, tmp_p
     names = {row.digest for row in rows(engine)}
     assert set(files(home.mail)) == {f"{name}.eml" for name in names}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "outside"]
-    assert {name.partition("-")[0] for name in (path.name for path in home.root.iterdir())} == {"mail", "ranker.db"}
+    own = {name.partition("-")[0] for name in (path.name for path in home.root.iterdir())}
+    assert own == ({"mail"} if EVERYWHERE else {"mail", "ranker.db"})
     for row in rows(engine):
         assert len(row.sender) <= 400
         assert len(row.subject) <= 1000

@@ -60,7 +60,7 @@ class Desk:
     """A home with mail in it, as intake, queue and rules leave it; every move goes through them where they have one."""
 
     def __init__(self, root: Path) -> None:
-        self.home = new_home(root) if not (root / "ranker.db").exists() else Home(root=root)
+        self.home = new_home(root)
         self.engine: Engine = open_database(self.home)
         self.benchmark: Benchmark = benchmark()
         self.at = NOW

@@ -21,11 +21,11 @@ import pytest
 from boards import condition
 from rich.console import Console
 from rich.live import Live
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from ranker import queue
 from ranker.cli.watch import duration, lines, picture
-from ranker.db.models import Submission
+from ranker.db.models import Job, Submission
 from ranker.db.session import open_database, session
 from ranker.home import Home
 from ranker.job import JobContext, Outcome
@@ -174,8 +174,8 @@ def test_progress_of_an_earlier_version_is_shown(engine: Engine) -> None:
     taken = claim(engine)
     queue.heartbeat(engine, taken, now=NOW, lease_s=120, progress=train(5, 10))
     with engine.begin() as writing:
-        old = json.dumps({"stage": "train", "done": 5, "total": 10, "task": None, "loss": None})
-        writing.exec_driver_sql("UPDATE job SET progress = ?", (old,))
+        old = {"stage": "train", "done": 5, "total": 10, "task": None, "loss": None}
+        writing.execute(update(Job).values(progress=old))
     (job,) = seen(engine).running
     assert (job.done, job.rate, job.eta_s, job.memory_gb) == (5, None, None, None)
     assert "5/10" in drawn(seen(engine))
