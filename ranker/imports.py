@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -80,7 +81,7 @@ def import_table(
     new = []
     for ranking in ranked.rankings:
         before = _latest(session, benchmark.name, ranking.track)
-        wanted = {"digest": digest, "source": source, "baselines": sorted(baselines)}
+        wanted: dict[str, Any] = {"digest": digest, "source": source, "baselines": sorted(baselines)}
         if before is not None and {key: before.details[key] for key in wanted} == wanted:
             continue
         new.append(ranking.track)

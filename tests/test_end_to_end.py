@@ -313,7 +313,7 @@ def test_two_teams_are_compared(evaluated: Path) -> None:
     """Attacks the comparison: it agrees with the ranking, turns its sign with the order, and refuses one team twice."""
     scores = {row["team"]: row["score"] for row in asked(evaluated, "rank", "--track", "B")["rows"]}
     there, back = (
-        asked(evaluated, "compare", *pair, "--track", "B")["B"][0] for pair in (list(scores), list(scores)[::-1])
+        asked(evaluated, "compare", *pair, "--track", "B")["B"]["pairs"][0]["differences"][0] for pair in (list(scores), list(scores)[::-1])
     )
     assert (
         there["difference"] == pytest.approx(scores["spectrum"] - scores["noise"]) == pytest.approx(-back["difference"])

@@ -225,9 +225,10 @@ def test_two_submissions_are_compared_over_all_parts(place: Place) -> None:
     evaluate(place, bench, one, *Part)
     evaluate(place, bench, other, Part.PUBLIC, Part.PROMPTED)
     with pytest.raises(UsageError, match="not evaluated on secret of track A"):
-        compare(place.session, place.home, bench, "A", first=one, second=other)
+        compare(place.session, place.home, bench, "A", submissions={one: "one", other: "other"})
     place.evaluate(other, condition(bench, Part.HIDDEN), {"secret": 15})
-    whole, *tasks = compare(place.session, place.home, bench, "A", first=one, second=other)
+    (pair,) = compare(place.session, place.home, bench, "A", submissions={one: "one", other: "other"}).pairs
+    whole, *tasks = pair.differences
     assert [each.task for each in tasks] == ["keyword", "pitch", "secret", "unheard"]
     assert whole.difference == pytest.approx(-0.5 / 4)
 

@@ -18,6 +18,7 @@ from ranker import service as services
 from ranker.cli import tables
 from ranker.cli.audit import audit
 from ranker.cli.calibrate import calibrate
+from ranker.cli.compare import compare
 from ranker.cli.data import data_app
 from ranker.cli.db import db_app
 from ranker.cli.doctor import doctor
@@ -38,7 +39,7 @@ from ranker.cli.outbox import outbox_app
 from ranker.cli.pages import leaderboard, results
 from ranker.cli.plan import plan
 from ranker.cli.queue import cancel, pause, prioritize, rerun, resume, retry
-from ranker.cli.ranking import compare, rank
+from ranker.cli.ranking import rank
 from ranker.cli.rules import admit, disqualify, judge, reinstate, review, withdraw
 from ranker.cli.submissions import show, status
 from ranker.cli.teams import teams_app

@@ -1,4 +1,4 @@
-"""`ranker rank` and `ranker compare`: who stands where, how sure that is, and by how much two differ."""
+"""`ranker rank`: who stands where, and how sure that is."""
 
 from __future__ import annotations
 
@@ -159,23 +159,3 @@ def print_ranked(ranked: Ranked, *, as_json: bool, sensitivity: bool) -> None:
             print_sensitivity(ranking.track, places, ranking.alternatives, ranking.agreement)
             continue
         out.print(tables.ranking(ranking, out.width))
-
-
-def compare(
-    context: typer.Context,
-    first: Annotated[str, typer.Argument(metavar="ID", help="An id, its beginning, or a team.")],
-    second: Annotated[str, typer.Argument(metavar="ID", help="The other one.")],
-    benchmark: BenchmarkOption = None,
-    track: TrackOption = None,
-    condition: ConditionOption = None,
-    hidden: HiddenOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Say by how much two submissions differ, with the interval of the paired difference."""
-    service: services.Ranker = context.obj.with_hidden(hidden)
-    found = service.compare(first, second, benchmark, track=track, condition=condition)
-    if as_json:
-        print_json({name: [each.to_json() for each in differences] for name, differences in found.items()})
-        return
-    for name, differences in found.items():
-        out.print(tables.comparison(name, first, second, differences))

@@ -23,7 +23,6 @@ from ranker.types import Ruling, Standing, Status, SubmissionState
 
 if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table of scores does without
     from ranker.board import Board, Row, TaskColumn
-    from ranker.comparison import Difference
     from ranker.overview import SubmissionView
     from ranker.scoretable import RankedRow, TableRanking
     from ranker.uncertainty import Agreement, Alternative
@@ -380,21 +379,6 @@ def _asked(phase: Mapping[str, Any]) -> list[str]:
     tree = f"  kept as {phase['tree']['digest'][:16]} ({phase['tree']['files']} files)"
     network = phase["network"]["lines"]
     return [tree, *(f"  asked {each['destination']}: {each['outcome']}, {each['requests']} times" for each in network)]
-
-
-def comparison(track: str, first: str, second: str, differences: Sequence[Difference]) -> RenderableType:
-    """Two submissions on one track, the track score first."""
-    table = Table(title=f"track {track}", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("task", no_wrap=True)
-    for head in (first, second, "difference", "95%"):
-        table.add_column(Text(head), justify="right", no_wrap=head not in {first, second})
-    table.add_column("")
-    for each in differences:
-        interval = f"{each.interval.low:+.3f} to {each.interval.high:+.3f}"
-        verdict = "" if each.distinct else "within chance"
-        name = Text("whole track", style="bold") if each.task is None else Text(each.task)
-        table.add_row(name, _number(each.first), _number(each.second), f"{each.difference:+.3f}", interval, verdict)
-    return table
 
 
 def findings(values: Sequence[Finding]) -> RenderableType:

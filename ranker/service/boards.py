@@ -17,7 +17,7 @@ from ranker.types import Action, Standing
 if TYPE_CHECKING:
     from ranker.board import Board
     from ranker.calibration import Calibration
-    from ranker.comparison import Difference
+    from ranker.comparison import Comparison
     from ranker.metrics.recompute import Recomputed
     from ranker.reweighing import Weights
     from ranker.scoretable import Ranked
@@ -85,23 +85,23 @@ class Boards(Imports):
         return rank_table(table, ranking, track)
 
     def compare(
-        self, first: str, second: str, name: str | None, *, track: str | None, condition: str | None
-    ) -> dict[str, tuple[Difference, ...]]:
-        """By how much two submissions differ, per track of the benchmark (or on `track` alone)."""
+        self, names: Sequence[str], benchmark: str | None, *, track: str | None, condition: str | None
+    ) -> list[Comparison]:
+        """By how much two to four submissions differ, or teams of a table, per track (or on `track` alone)."""
         from ranker import comparison, overview
 
-        benchmark = self.benchmark(name)
+        if self.ranks_only(benchmark):
+            return self.compare_tables(names, benchmark, track=track)
+        measured = self.benchmark(benchmark)
         with self.reading() as reading:
-            found = overview.find(reading, [first, second])
-            if len(found) < 2:
-                raise UsageError(f"{first!r} and {second!r} are the same submission; name two that differ")
-            one, other = (view.submission.id for view in found)
-            return {
-                each: comparison.compare(
-                    reading, self.home, benchmark, each, first=one, second=other, condition=condition
-                )
-                for each in _tracks(reading, benchmark, track, tuple(Standing))
-            }
+            found = overview.find(reading, names)
+            if len(found) < len(names):
+                raise UsageError(f"{' and '.join(map(repr, names))} are not all different submissions; name each once")
+            shown = dict(zip((view.submission.id for view in found), names, strict=True))
+            return [
+                comparison.compare(reading, self.home, measured, each, submissions=shown, condition=condition)
+                for each in _tracks(reading, measured, track, tuple(Standing))
+            ]
 
     def publish(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from ranker.types import Standing
 
 if TYPE_CHECKING:
     from ranker.board import Board
+    from ranker.comparison import Comparison
     from ranker.imports import Imported
     from ranker.reweighing import Weights
 
@@ -78,3 +79,12 @@ class Imports(Opened):
                 raise UsageError(f"other weights are one track's; name it with --track, one of {', '.join(tracks)}")
             now = datetime.now(UTC)
             return [imports.board(reading, self.home, benchmark, each, weights=weights, now=now) for each in tracks]
+
+    def compare_tables(self, names: Sequence[str], benchmark: str | None, *, track: str | None) -> list[Comparison]:
+        """By how much teams of imported tables differ. Arguments and errors as of `Ranker.compare`."""
+        from ranker import comparison, imports
+
+        ranked = self.ranking_config(benchmark)
+        with self.reading() as reading:
+            tracks = [track] if track else imports.tracks(reading, ranked) or list(ranked.tracks)[:1]
+            return [comparison.compare_table(reading, self.home, ranked, each, teams=names) for each in tracks]
