@@ -321,7 +321,7 @@ class Season:
                 self.beat(worker.claim)
         taken = self.meter.call(
             "reap", queue.reap, self.engine, now=self.now, is_dead=self.dead.__contains__,
-            max_infra_attempts=self.service.infra_attempts, lease_s=self.service.lease_s,
+            max_infra_attempts=self.service.infra_attempts,
         )  # fmt: skip
         self.counts["taken from the dead"] += taken
         if taken:

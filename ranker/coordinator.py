@@ -25,10 +25,11 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from ranker import queue, rules
+from ranker import queue
 from ranker.config import load
 from ranker.db.models import Job
 from ranker.db.session import open_database, session
+from ranker.endings import Endings
 from ranker.errors import InfraError, LeaseLostError, OrganizerError, RankerError
 from ranker.executors import node
 from ranker.executors.cargo import Packer
@@ -94,8 +95,10 @@ class Coordinator:
     _room_at: float = -ROOM_EVERY_S
     _claim_at: float = 0.0
     _packer: Packer = field(init=False)
+    _endings: Endings = field(init=False)
 
     def __post_init__(self) -> None:
+        self._endings = Endings(engine=self.engine, home=self.home, service=self.service)
         self._packer = Packer(home=self.home, with_data=self.service.cluster.data_folder is None)
 
     def work(self, job_ids: Collection[int]) -> int:
@@ -159,7 +162,7 @@ class Coordinator:
         free = {job for job, training in jobs.items() if training not in busy}
         now = time.monotonic()
         claim = queue.claim(
-            self.engine, worker=queue.worker_id(), now=_now(), lease_s=self.service.lease_s, job_ids=free
+            self.engine, worker=queue.coordinator_id(), now=_now(), lease_s=self.service.lease_s, job_ids=free
         )
         if claim is None:
             self._claim_at = now + LOOK_EVERY_S
@@ -249,7 +252,7 @@ class Coordinator:
                 self._beat(flight, None)  # nothing is put in place for an attempt that has lost its job
                 flight.arrivals.put_in_place([Piece(**each) for each in told], checkpoints)
                 if self._is_asked_back(flight):  # what was delivered is not lost
-                    queue.release(self.engine, claim, _now())
+                    self._endings.given_back(claim)
                     self._drop(flight)
                 return
             case {"outcome": told}:
@@ -265,6 +268,7 @@ class Coordinator:
         try:
             queue.heartbeat(self.engine, flight.claim, now=_now(), lease_s=self.service.lease_s, progress=progress)
             flight.beaten = time.monotonic()
+            self.cluster.hold(flight.claim)
         except SQLAlchemyError as error:
             log.warning("a heartbeat failed and is tried again: %s", error)
 
@@ -274,14 +278,7 @@ class Coordinator:
         if isinstance(ended, Outcome):
             self._must_be_whole(claim, ended)
             try:
-                queue.finish(
-                    self.engine,
-                    claim,
-                    now=_now(),
-                    result=ended.result,
-                    scores=ended.scores,
-                    also=rules.after_job(self.home, self.service.rules, claim.kind, claim.submission_id),
-                )
+                self._endings.succeeded(claim, ended)
             except LeaseLostError:
                 (run_folder(self.home, claim) / "manifest.json").unlink(missing_ok=True)  # so that it is no run
                 raise
@@ -306,15 +303,7 @@ class Coordinator:
 
     def _failed(self, claim: Claim, failure: Failure) -> Fault | None:
         try:
-            queue.fail(
-                self.engine,
-                claim,
-                now=_now(),
-                fault=failure.fault,
-                reasons=failure.reasons,
-                max_infra_attempts=self.service.infra_attempts,
-                retry_delay_s=self.service.retry_delay_s,
-            )
+            self._endings.failed(claim, failure)
         except LeaseLostError as error:
             log.warning("%s", error)
             return None
@@ -356,6 +345,7 @@ class Coordinator:
     def _drop(self, flight: Flight) -> None:
         """Think of a flight no more; whatever it still does is interrupted."""
         self.flights.remove(flight)
+        self.cluster.let_go(flight.claim)
         if flight.ended is None:
             self.cluster.end(flight.stream)
             self._leaving.append((time.monotonic() + LEAVING_S, flight.stream))
@@ -365,7 +355,7 @@ class Coordinator:
         streams = []
         for flight in list(self.flights):
             try:
-                queue.release(self.engine, flight.claim, _now())
+                self._endings.given_back(flight.claim)
             except LeaseLostError as error:
                 log.warning("%s", error)
             streams.append(flight.stream)

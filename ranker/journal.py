@@ -49,6 +49,7 @@ class Happening(StrEnum):
     STAGE = "stage"
     BEAT_FAILED = "beat_failed"
     LEASE_LOST = "lease_lost"
+    STALLED = "stalled"
     GIVEN_BACK = "given_back"
     SUCCEEDED = "succeeded"
     FAILED = "failed"

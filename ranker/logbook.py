@@ -46,7 +46,9 @@ class JobState:
 
 
 class Tail:
-    """A file that grows, is cut, or is replaced by another of its name, while it is read."""
+    """A file that grows, is cut, or is replaced by another of its name, while it is read. What was in it before it was
+    begun anew may lie beside it, in `<name>.1` (`ranker.sandbox.logfile`).
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,10 +61,9 @@ class Tail:
         if self._descriptor is None:
             return []
         end = os.fstat(self._descriptor).st_size
-        start, found = end, b""
-        while start > 0 and found.count(b"\n") <= lines and len(found) < lines * MAX_LINE:
-            start = max(start - BLOCK, 0)
-            found = os.pread(self._descriptor, end - start, start)
+        found = _end_of(self._descriptor, end, lines)
+        if len(found) == end and found.count(b"\n") < lines:
+            found = self._earlier(lines - found.count(b"\n")) + found
         os.lseek(self._descriptor, end, os.SEEK_SET)
         whole, _, self._rest = found.rpartition(b"\n")
         return [_text(piece) for line in whole.split(b"\n")[-lines:] for piece in _pieces(line)] if whole else []
@@ -95,6 +96,17 @@ class Tail:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
             except OSError:
                 return
+
+    def _earlier(self, lines: int) -> bytes:
+        """The end of what was put aside, which may be in the middle of a line."""
+        try:
+            descriptor = os.open(self._path.with_name(f"{self._path.name}.1"), os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return b""
+        try:
+            return _end_of(descriptor, os.fstat(descriptor).st_size, lines)
+        finally:
+            os.close(descriptor)
 
     def _is_replaced(self) -> bool:
         try:
@@ -175,6 +187,15 @@ def _tails(folder: Path, *, as_events: bool) -> dict[Source, Tail]:
     """Earlier versions left text only."""
     own = Source.EVENTS if as_events and (folder / EVENTS_NAME).exists() else Source.WORKER
     return {source: Tail(folder / NAMES[source]) for source in (own, Source.ENCODER)}
+
+
+def _end_of(descriptor: int, end: int, lines: int) -> bytes:
+    """The last bytes before `end` that hold so many whole lines, or all."""
+    start, found = end, b""
+    while start > 0 and found.count(b"\n") <= lines and len(found) < lines * MAX_LINE:
+        start = max(start - BLOCK, 0)
+        found = os.pread(descriptor, end - start, start)
+    return found
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:

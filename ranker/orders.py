@@ -147,7 +147,8 @@ def rerun(
     actor: str,
     now: datetime,
 ) -> Done:
-    """Queue further seeds, as evidence, of submissions' evaluations that have finished with the recipe's own seed.
+    """Queue further seeds, as evidence, of submissions' evaluations that have finished with the recipe's own seed. They
+    go after whatever else waits.
 
     `wanted`: conditions by submission id. What is there already is left. Raises UsageError for the own seed, whose
     score is never measured twice, and for a submission that has no finished evaluation under one of its conditions.
@@ -179,6 +180,7 @@ def rerun(
                     condition=condition,
                     seed=seed,
                     now=now,
+                    priority=queue.EVIDENCE_PRIORITY,
                 )
                 if job.status == before:
                     left.append(Left(job=job.id, why=f"{words(job)}: it {_ended(job)}"))

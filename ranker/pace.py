@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,28 @@ from ranker.types import Progress
 SAMPLES = 31
 LEAST_INTERVAL_S = 0.5
 MEMORY_EVERY_S = 10.0
+
+
+class Pulse:
+    """When this process last got on with its one job; marked by the thread that works, read by those that watch it.
+
+    What is marked: each report (a step, a clip, an answer, a wait that is meant), and each answer of an encoder.
+    """
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    def mark(self) -> None:
+        """Something was done just now."""
+        self._at = time.monotonic()
+
+    def still_s(self) -> float:
+        """Seconds since the last mark, by a clock that stands while the machine sleeps."""
+        return time.monotonic() - self._at
+
+
+PULSE = Pulse()
+"""This process's: whatever it does, it does one job at a time."""
 
 
 class Pace:

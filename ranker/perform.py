@@ -27,8 +27,9 @@ from ranker import journal
 from ranker.errors import InfraError, MissingError, OrganizerError, ParticipantError, UsageError, VanishedError
 from ranker.job import Failure, JobContext, Order, Outcome, run_folder
 from ranker.journal import Happening, tell
-from ranker.pace import Gauges, device_of
+from ranker.pace import PULSE, Gauges, device_of
 from ranker.queue import Claim
+from ranker.sandbox.processes import kill_below
 from ranker.types import Fault, JobKind, Progress
 
 log = logging.getLogger("ranker.perform")
@@ -36,6 +37,8 @@ log = logging.getLogger("ranker.perform")
 Handler = Callable[[JobContext], Outcome]
 
 EXIT_STOPPED = 130
+BEAT_S = 5.0
+"""How often a process that does an order tells that it lives, if it has nothing else to tell."""
 LOG_NAME = journal.TEXT_NAME
 KILLED_NAME = "encoder-was-killed"
 
@@ -84,11 +87,12 @@ class StopSignal:
             signal.pthread_kill(self._main, signal.SIGUSR1)
 
     def kill(self) -> None:
-        """From another thread: end this process at once, with the main thread's place in the log. Without `install`,
-        nothing happens.
+        """From another thread: end this process and all that it started at once, with the main thread's place in the
+        log. Without `install`, nothing happens.
         """
         if self._main is not None:
             faulthandler.dump_traceback()
+            kill_below(os.getpid())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _drop(self, _number: int, _frame: FrameType | None) -> None:
@@ -162,6 +166,15 @@ def recording(folder: Path, claim: Claim) -> AbstractContextManager[None]:
     return journal.recording(folder, bound)
 
 
+def stall(kind: JobKind, silence_s: float) -> Failure:
+    """What is recorded of a job that showed nothing for so long: `Service.silence_s`."""
+    reason = (
+        f"the {kind} hung: for {silence_s:.0f} s it made no step, encoded no clip and gave no answer (stall_s in "
+        "configs/service.yaml); its process ended itself, and its log says where it was"
+    )
+    return Failure(fault=Fault.INFRA, reasons=(reason,))
+
+
 def begin(claim: Claim) -> None:
     """The first event of an attempt."""
     what = f"attempt {claim.attempt} of job {claim.job_id} ({claim.kind}) by {claim.worker}"
@@ -188,6 +201,7 @@ class Reporter:
 
     def report(self, progress: Progress) -> None:
         """See `JobContext.report`."""
+        PULSE.mark()
         complete = self._gauges.complete(progress, at=time.monotonic(), now=datetime.now(UTC))
         last, self._last = self._last, complete
         if last is None or (last.stage, last.task) != (complete.stage, complete.task):
@@ -245,6 +259,44 @@ def perform(order: Order, send: Callable[[Mapping[str, Any]], None], handlers: M
             send({"outcome": outcome.to_json()})
 
 
+class Guard:
+    """The thread beside a job whose lease another process keeps: it tells of life, and ends a job that hangs.
+
+    After a stall it tells the failure and interrupts the job; whoever is told ends a process that no interruption
+    reaches.
+    """
+
+    def __init__(self, order: Order, send: Callable[[Mapping[str, Any]], None], stop: StopSignal) -> None:
+        self._kind = order.claim.kind
+        self._silence_s = order.service.silence_s(order.claim.kind)
+        self._send = send
+        self._stop = stop
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+
+    def __enter__(self) -> Guard:
+        PULSE.mark()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()  # not waited for: it may be telling somebody who does not listen
+
+    def _watch(self) -> None:
+        try:
+            while not self._over.wait(min(BEAT_S, self._silence_s / 4)):
+                if PULSE.still_s() >= self._silence_s:
+                    failure = stall(self._kind, self._silence_s)
+                    tell(log, Happening.STALLED, failure.reasons[0], level=logging.ERROR)
+                    faulthandler.dump_traceback()
+                    self._send({"failure": failure.to_json()})
+                    self._stop.drop()
+                    return
+                self._send({"beat": True})
+        except OSError:  # nobody listens any more; the kernel ends us with our parent
+            return
+
+
 def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Handler] = HANDLERS) -> int:
     """Read an order from a file, do it, and write a line of JSON for each thing told to the descriptor `--to`."""
     parser = argparse.ArgumentParser(prog="python -m ranker.perform", description=__doc__)
@@ -258,14 +310,16 @@ def main(arguments: Sequence[str] | None = None, handlers: Mapping[JobKind, Hand
     if given.parent is not None:
         die_with(given.parent)
     order = Order.from_json(json.loads(given.order.read_text(encoding="utf-8")))
+    lock = threading.Lock()
     with os.fdopen(given.to, "w", encoding="utf-8") as told:
 
         def send(what: Mapping[str, Any]) -> None:
-            told.write(json.dumps(what) + "\n")
-            told.flush()
+            with lock:
+                told.write(json.dumps(what) + "\n")
+                told.flush()
 
         try:
-            with stop.armed():
+            with Guard(order, send, stop), stop.armed():
                 perform(order, send, handlers)
         except KeyboardInterrupt:
             return EXIT_STOPPED

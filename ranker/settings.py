@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from ranker.config import Name, Share, Strict
 from ranker.deadline import Deadline
-from ranker.types import Login, SandboxName, Tls
+from ranker.types import JobKind, Login, SandboxName, Tls
 
 
 class Limits(Strict):
@@ -210,6 +210,14 @@ class ClusterSettings(Strict):
     reconnect_s: Share = Field(default=300.0, description="how long the head of a cluster is waited for")
 
 
+class PublishSettings(Strict):
+    """Under which names teams are published, and what the gate lets stand; see docs/operator.md, Publishing."""
+
+    anonymous: bool = Field(default=False, description="every team under a pseudonym, the benchmark's baselines aside")
+    anonymous_teams: tuple[str, ...] = Field(default=(), description="these alone, by their names")
+    allow: tuple[str, ...] = Field(default=(), description="addresses, paths and words that may be published")
+
+
 class Service(Strict):
     """How one home is run: configs/service.yaml."""
 
@@ -222,6 +230,7 @@ class Service(Strict):
     archive: ArchiveLimits = ArchiveLimits()
     report: ReportLimits = ReportLimits()
     rules: Rules = Rules()
+    publish: PublishSettings = PublishSettings()
     links: LinkSettings = LinkSettings()
     build: BuildPhase = BuildPhase()
     weights: WeightsPhase = WeightsPhase()
@@ -235,6 +244,10 @@ class Service(Strict):
     smtp: Smtp | None = None
     lease_s: Share = Field(
         default=120.0, description="a job whose worker was not heard of for so long is given to another"
+    )
+    stall_s: Share = Field(
+        default=1800.0,
+        description="in which a job may show no step, clip or answer, beside what the time-outs above give it",
     )
     infra_attempts: int = Field(default=5, ge=1, description="attempts of a job that fails by our own fault")
     killed_attempts: int = Field(
@@ -250,3 +263,14 @@ class Service(Strict):
     gpu_job_memory_gb: Share = Field(default=38.0, description="GiB that one job needs, its trainer and its encoder")
     cluster: ClusterSettings = ClusterSettings()
     database: DatabaseSettings = DatabaseSettings()
+
+    def silence_s(self, kind: JobKind) -> float:
+        """For how many seconds a job of this kind may show nothing; then it hangs, and its process ends itself.
+
+        `stall_s`, and what the longest silent step may take by its own time-out: loading and asking an encoder, and in
+        a check what is installed and fetched for it.
+        """
+        allowed = self.limits.load_timeout_s + self.limits.call_timeout_s
+        if kind is JobKind.CHECK:
+            allowed += self.build.timeout_s + self.weights.timeout_s + self.report.wall_s
+        return self.stall_s + allowed

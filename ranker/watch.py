@@ -94,7 +94,7 @@ class Look:
 
 
 def look(session: Session, *, now: datetime, lease_s: float) -> Look:
-    """What is seen at `now`; `lease_s` is the length of leases, from which the last heartbeat follows."""
+    """What is seen at `now`; the last heartbeat follows from the length of a lease, or `lease_s` if it tells none."""
     counts = dict.fromkeys(map(str, Status), 0)
     for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status)):
         counts[status] = count
@@ -135,6 +135,7 @@ def _running(job: Job, now: datetime, lease_s: float) -> RunningJob:
     assert job.lease_expires_at is not None
     moved, rate = told.get("moved_at"), told.get("rate")
     left = told.get("total", 0) - told.get("done", 0)
+    lease_s = lease_s if job.lease_s is None else job.lease_s
     beat_s = _since(job.lease_expires_at - timedelta(seconds=lease_s), now)
     return RunningJob(
         job=job.id,

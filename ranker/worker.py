@@ -22,13 +22,15 @@ from typing import TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from ranker import queue, rules
+from ranker import queue
 from ranker.config import load
 from ranker.db.session import open_database
+from ranker.endings import Endings
 from ranker.errors import LeaseLostError
 from ranker.home import Home
-from ranker.job import JobContext, Outcome, run_folder, snapshot
+from ranker.job import JobContext, run_folder, snapshot
 from ranker.journal import Happening, tell
+from ranker.pace import PULSE
 from ranker.perform import (
     EXIT_STOPPED,
     HANDLERS,
@@ -41,6 +43,7 @@ from ranker.perform import (
     explain,
     record_failure,
     recording,
+    stall,
 )
 from ranker.queue import Claim
 from ranker.settings import Service
@@ -62,23 +65,28 @@ LEAVING_S = 60.0
 class Heart:
     """The thread that keeps a claim alive and writes its latest progress while the main thread works.
 
-    About once a second it looks whether the job is still ours, and wanted. If it is another's, or was cancelled,
-    `on_lost` is called, in this thread; and `on_stuck`, if the main thread has not left us LEAVING_S later.
+    About once a second it looks whether the job is still ours, and wanted, and whether the main thread gets on with it.
+    If it is another's, or was cancelled, or nothing was marked for `silence_s` (`ranker.pace.Pulse`), the lease is
+    prolonged no more. In the latter case `on_stalled` is called; then the job is interrupted, and, if the main thread
+    has not left us LEAVING_S later, the process ends itself, and with it whatever it started.
     """
 
     def __init__(
         self,
         engine: Engine,
         claim: Claim,
+        *,
         lease_s: float,
-        on_lost: Callable[[], None] = lambda: None,
-        on_stuck: Callable[[], None] = lambda: None,
+        silence_s: float,
+        stop: StopSignal,
+        on_stalled: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._claim = claim
         self._lease_s = lease_s
-        self._on_lost = on_lost
-        self._on_stuck = on_stuck
+        self._silence_s = silence_s
+        self._stop = stop
+        self._on_stalled = on_stalled
         self._asked_back = False
         self._progress: Progress | None = None
         self._lost: LeaseLostError | None = None
@@ -86,6 +94,7 @@ class Heart:
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
 
     def __enter__(self) -> Heart:
+        PULSE.mark()
         self._thread.start()
         return self
 
@@ -110,6 +119,10 @@ class Heart:
         written: Progress | None = None
         while not self._stopped.wait(min(PROGRESS_INTERVAL_S, interval_s)):
             progress = self._progress
+            if PULSE.still_s() >= self._silence_s:
+                self._on_stalled()
+                self._leave(f"nothing has moved for {self._silence_s:.0f} s")
+                return
             try:
                 self._asked_back = queue.is_asked_back(self._engine, self._claim)
                 if progress is written and time.monotonic() < next_beat:
@@ -117,11 +130,7 @@ class Heart:
                 queue.heartbeat(self._engine, self._claim, now=_now(), lease_s=self._lease_s, progress=progress)
             except LeaseLostError as error:
                 self._lost = error
-                self._on_lost()
-                if not self._stopped.wait(LEAVING_S):
-                    what = f"{error}; {LEAVING_S:.0f} s later it still has not stopped: the process ends itself"
-                    tell(log, Happening.LEASE_LOST, what, level=logging.ERROR)
-                    self._on_stuck()
+                self._leave(str(error))
                 return
             except SQLAlchemyError as error:
                 # The lease outlives three missed beats; if it runs out all the same, the fence keeps us from writing.
@@ -130,6 +139,14 @@ class Heart:
                 continue
             written = progress
             next_beat = time.monotonic() + interval_s
+
+    def _leave(self, why: str) -> None:
+        """Interrupt the job; the process, if that does not reach the main thread."""
+        self._stop.drop()
+        if not self._stopped.wait(LEAVING_S):
+            what = f"{why}; {LEAVING_S:.0f} s later it still has not stopped: the process ends itself"
+            tell(log, Happening.LEASE_LOST, what, level=logging.ERROR)
+            self._stop.kill()
 
 
 def insist(write: Callable[[], Written]) -> Written:
@@ -205,8 +222,15 @@ class Worker:
 
     def _attempt(self, claim: Claim, folder: Path) -> Fault | None:
         try:
-            lease_s = self.service.lease_s
-            with Heart(self.engine, claim, lease_s, self.stop.drop, self.stop.kill) as heart, self.stop.armed():
+            heart = Heart(
+                self.engine,
+                claim,
+                lease_s=self.service.lease_s,
+                silence_s=self.service.silence_s(claim.kind),
+                stop=self.stop,
+                on_stalled=lambda: self._stalled(claim),
+            )
+            with heart, self.stop.armed():
                 reporter = Reporter(claim, heart.report)
                 context = JobContext(
                     home=self.home,
@@ -219,9 +243,9 @@ class Worker:
                     rest=heart.rest,
                 )
                 outcome = self.handlers[claim.kind](context)
-            insist(partial(self._finish, claim, outcome))
+            insist(lambda: self._endings.succeeded(claim, outcome))
         except KeyboardInterrupt:
-            insist(lambda: queue.release(self.engine, claim, _now()))  # refused, if it was for the loss of the job
+            insist(lambda: self._endings.given_back(claim))  # refused, if it was for the loss of the job
             tell(log, Happening.GIVEN_BACK, "stopped by a signal, or asked to; the job is queued again")
             return None
         except LeaseLostError:
@@ -231,30 +255,24 @@ class Worker:
         tell(log, Happening.SUCCEEDED, f"the job is {Status.SUCCEEDED}")
         return None
 
-    def _finish(self, claim: Claim, outcome: Outcome) -> None:
-        queue.finish(
-            self.engine,
-            claim,
-            now=_now(),
-            result=outcome.result,
-            scores=outcome.scores,
-            also=rules.after_job(self.home, self.service.rules, claim.kind, claim.submission_id),
-        )
+    @property
+    def _endings(self) -> Endings:
+        return Endings(engine=self.engine, home=self.home, service=self.service)
+
+    def _stalled(self, claim: Claim) -> None:
+        """Called by the heart: the job is given up for this time, and this process does no other after it."""
+        failure = stall(claim.kind, self.service.silence_s(claim.kind))
+        tell(log, Happening.STALLED, failure.reasons[0], level=logging.ERROR)
+        self.stop.requested = True  # what hung once may hang again
+        try:
+            self._endings.failed(claim, failure)
+        except (LeaseLostError, SQLAlchemyError) as error:  # whoever finds it dead records that
+            log.warning("that was not recorded: %s", error)
 
     def _record_failure(self, claim: Claim, error: Exception, log_path: Path) -> Fault:
         failure = explain(error, log_path, killed_attempts=self.service.killed_attempts)
         record_failure(error, failure)
-        status = insist(
-            lambda: queue.fail(
-                self.engine,
-                claim,
-                now=_now(),
-                fault=failure.fault,
-                reasons=failure.reasons,
-                max_infra_attempts=self.service.infra_attempts,
-                retry_delay_s=self.service.retry_delay_s,
-            )
-        )
+        status = insist(lambda: self._endings.failed(claim, failure))
         log.info("the job is %s", status)
         return failure.fault
 

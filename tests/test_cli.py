@@ -149,7 +149,7 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "is a file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["rank"], ["leaderboard"], ["results"], ["show", "x"]])
+@pytest.mark.parametrize("arguments", [["rank"], ["leaderboard"], ["publish"], ["results"], ["show", "x"]])
 def test_looking_into_an_empty_folder_makes_nothing(run: Run, home: Path, arguments: list[str]) -> None:
     """Attacks by the wrong folder: a question leaves no database behind, and says how to name another home."""
     home.mkdir()
@@ -238,6 +238,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run: Run, home: Path, e
     submit(engine)
     (home / "leaderboard").write_text("in the way", encoding="utf-8")
     assert "ranker doctor" in run("leaderboard", code=InfraError.exit_code)
+    assert "ranker doctor" in run("publish", code=InfraError.exit_code)
 
 
 @sqlite_only
@@ -269,7 +270,7 @@ def test_a_closed_pipe_is_no_crash(home: Path, engine: Engine, keys: str) -> Non
 def test_before_any_evaluation_there_is_a_page_but_no_ranking(run: Run, home: Path, engine: Engine) -> None:
     """Attacks the first day: the page can be published, friendly and empty; rank says what to do, exit code 4."""
     submit(engine, "early birds")
-    index = Path(run("leaderboard").strip())
+    index = Path(run("publish").strip().splitlines()[-1])
     assert index == home / "leaderboard/site/index.html"
     text = index.read_text(encoding="utf-8")
     assert "No ranking yet" in text

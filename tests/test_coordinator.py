@@ -22,7 +22,7 @@ from ranker.executors.node import Errand, Word
 from ranker.executors.ray import Cluster, Room
 from ranker.job import Failure, Outcome
 from ranker.perform import StopSignal
-from ranker.queue import NewScore
+from ranker.queue import Claim, NewScore
 from ranker.types import Condition, Ending, Fault, JobKind, Part, Progress, Stage, Status
 
 BEGUN: Word = {"begun": {"node": "n" * 8, "host": "machine-1", "pid": 1}}
@@ -52,12 +52,19 @@ class Script:
         self._jobs = jobs
         self._told: dict[int, Word | Exception] = {}
         self.streams: list[Stream] = []
+        self.held: list[Claim] = []
 
     def room(self, service: object, *, on_gpu: bool) -> Room:
         return Room(cpus=1, gpus=0.0, jobs=self._jobs)
 
     def offer(self, sources: object) -> None:
         pass
+
+    def hold(self, claim: Claim) -> None:
+        self.held.append(claim)
+
+    def let_go(self, claim: Claim) -> None:
+        self.held = [each for each in self.held if each != claim]
 
     def start(self, errand: Errand, room: Room) -> Stream:
         self.streams.append(Stream(errand, self._act(errand)))

@@ -88,7 +88,7 @@ def test_migrations_give_the_checks_too(engine: Engine, home: Home) -> None:
         expected[table.name] = even(str(CreateTable(table).compile(engine)))
         for index in table.indexes:
             expected[str(index.name)] = even(str(CreateIndex(index).compile(engine)))
-    assert len(expected) == 20
+    assert len(expected) == 21
     assert "CONSTRAINT job_status CHECK" in expected["job"]
     assert found == expected
 

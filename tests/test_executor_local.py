@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine, select
@@ -113,6 +114,64 @@ def test_a_worker_that_hangs_loses_its_place(engine: Engine, home: Home) -> None
     run(home, SERVICE.model_copy(update={"lease_s": 2.0}), ids, workers=1, command=command(home, body))
     done = jobs(engine)[0]
     assert (done.status, done.attempt, (done.result or {})["attempt"]) == (Status.SUCCEEDED, 2, 2)
+
+
+def test_a_worker_that_hangs_loses_its_place_whoever_took_its_job(engine: Engine, home: Home) -> None:
+    """Attacks a process that is stopped, and whose job another terminal takes before ours looks: ours kills it all the
+    same, and attempt 2 finds a place.
+    """
+    ids = enqueue(engine, 1)
+    sign = home.root / "stopped"
+    body = f"""
+        if context.claim.attempt == 1:
+            (context.home.root / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        {GOOD}
+    """
+    taken: list[int] = []
+
+    def other_terminal() -> None:
+        if sign.exists() and not taken:
+            later = datetime.now(UTC) + timedelta(hours=1)
+            taken.append(queue.reap(engine, now=later, is_dead=lambda _: False, max_infra_attempts=3))
+
+    Local(workers=1, command=command(home, body)).run(home, SERVICE, ids, on_tick=other_terminal)
+    done = jobs(engine)[0]
+    assert taken == [1]
+    assert (done.status, done.attempt, (done.result or {})["attempt"]) == (Status.SUCCEEDED, 2, 2)
+
+
+def test_a_look_at_the_queue_is_cheap_however_many_jobs_wait(engine: Engine, home: Home) -> None:
+    """Attacks with ten thousand jobs of others in front of ours, and with ten thousand of ours: what SQLite does for a
+    look grows with neither. Counted in steps of its virtual machine.
+    """
+    (ours,) = enqueue(engine, 1)
+    one = {column.name: column for column in Job.__table__.columns if column.name not in {"id", "key"}}
+
+    def steps(watch: Any) -> int:
+        counted: list[int] = []
+        with engine.connect() as connection:  # the one that the pool hands out next, too
+            raw = cast("sqlite3.Connection", connection.connection.driver_connection)
+        raw.set_progress_handler(lambda: counted.append(1), 10)
+        watch._look(2)
+        raw.set_progress_handler(None, 0)
+        assert counted
+        return len(counted)
+
+    watches = [base._Watch(engine=engine, service=SERVICE, job_ids=ids) for ids in (frozenset({ours}), None)]
+    before = [steps(watch) for watch in watches]
+    with engine.begin() as writing:
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) "
+        names = ", ".join(one)
+        values = ", ".join("5" if name == "priority" else name for name in one)
+        writing.exec_driver_sql(
+            f"INSERT INTO job (key, {names}) {numbers} "
+            f"SELECT printf('%064d', i), {values} FROM n, job WHERE id = {ours}"
+        )
+    watches.append(base._Watch(engine=engine, service=SERVICE, job_ids=frozenset(range(ours, 10_001))))
+    after = [steps(watch) for watch in watches]
+    assert [watch._look(2).queued for watch in watches] == [1, 2, 2]
+    assert max(after) <= max(before) + 200, "ten thousand rows take several times as many"
 
 
 def test_a_machine_that_slept_takes_no_job_from_a_worker_that_lives(

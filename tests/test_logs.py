@@ -142,6 +142,20 @@ def test_only_the_last_lines_are_shown(engine: Engine, home: Home, run: Run) -> 
     assert run("team a", "--lines", "0")[0] == ""
 
 
+def test_what_was_put_aside_belongs_to_the_last_lines(engine: Engine, home: Home, run: Run) -> None:
+    """Attacks an encoder's log that was just begun anew, in the middle of a line: the lines before are shown as well,
+    whole, and no more of them than were asked for.
+    """
+    folder = attempt(engine, home)
+    log = BoundedLog(folder / "encoder.log", 2 * 35)
+    for printed in (b"first line\n", b"second line\nthird ", b"line\nfourth line\n"):
+        log.write(printed)
+    assert (folder / "encoder.log").read_text() == "line\nfourth line\n"
+    out, _ = run("team a", "--lines", "3")
+    assert out == "encoder| second line\nencoder| third line\nencoder| fourth line\n"
+    assert run("team a", "--lines", "1")[0] == "encoder| fourth line\n"
+
+
 # -- what is shown
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +15,13 @@ from executions import SCRIPT, lives
 from queues import TEAM, condition
 
 from ranker.digest import file_digest
+from ranker.executors import node
 from ranker.executors.node import Errand, Word, attempt, put_into
 from ranker.executors.parcel import Piece, chunks_of, piece_of
 from ranker.home import Home
 from ranker.job import Failure, Order, SubmissionSnapshot
 from ranker.queue import Claim
-from ranker.settings import Service
+from ranker.settings import Limits, Service
 from ranker.types import Fault, JobKind
 
 CLAIM = Claim(
@@ -38,7 +42,8 @@ JOB = f"runs/{TEAM}/{'f' * 12}"
 def errand(tmp_path: Path, body: str, *files: Path, **others: object) -> Errand:
     """An errand with these files of `tmp_path/organizer`, done by a script with this handler."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(body=f"    {body}", place=str(tmp_path)), encoding="utf-8")
+    text = textwrap.indent(textwrap.dedent(body), "    ")
+    script.write_text(SCRIPT.format(body=text, place=str(tmp_path)), encoding="utf-8")
     root = tmp_path / "organizer"
     submission = SubmissionSnapshot(
         id=TEAM, digest="a" * 64, team="team", encoder_override=None, check={"source": {"root": "."}}
@@ -72,7 +77,12 @@ def bring(tmp_path: Path, asked: list[str] | None = None) -> object:
 
 
 def told(given: Errand, tmp_path: Path, asked: list[str] | None = None) -> list[Word]:
-    return list(attempt(given, bring(tmp_path, asked), "node-1"))  # type: ignore[arg-type]
+    return list(attempt(given, bring(tmp_path, asked), "node-1", held))  # type: ignore[arg-type]
+
+
+def held() -> float:
+    """What a coordinator answers that prolonged the lease just now."""
+    return 0.0
 
 
 def write(path: Path, text: str) -> Path:
@@ -114,7 +124,7 @@ def test_a_job_finds_its_files_and_tells_what_it_made(tmp_path: Path) -> None:
 def test_whoever_ends_the_attempt_ends_its_process(tmp_path: Path) -> None:
     """Attacks with an interruption in the middle: the job's process is gone when the generator is."""
     body = "(PLACE / 'pid').write_text(str(os.getpid())); context.report(Progress(stage=Stage.LOAD)); wait_for('never')"
-    words = attempt(errand(tmp_path, body, beat_s=0.1), bring(tmp_path), "node-1")  # type: ignore[arg-type]
+    words = attempt(errand(tmp_path, body, beat_s=0.1), bring(tmp_path), "node-1", held)  # type: ignore[arg-type]
     assert "begun" in next(words)
     assert any((tmp_path / "pid").exists() for _ in words)
     pid = int((tmp_path / "pid").read_text())
@@ -122,6 +132,88 @@ def test_whoever_ends_the_attempt_ends_its_process(tmp_path: Path) -> None:
     words.close()  # type: ignore[attr-defined]
     assert not lives(pid)
     assert list((tmp_path / "node" / "attempts").iterdir()) == []
+
+
+BUSY = """
+        import subprocess
+        encoder = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        (PLACE / "pids").write_text(f"{os.getpid()} {encoder.pid}")
+        try:
+            wait_for("never")
+        finally:
+            encoder.kill()
+            encoder.wait()
+"""
+
+
+def gone() -> float:
+    raise ConnectionError("no coordinator answers")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda: None, "its job was given to another attempt, or cancelled"),
+        (gone, r"its lease was not prolonged by the coordinator \(ConnectionError\)"),
+        (lambda: 1.5, "its lease was not prolonged by the coordinator"),
+    ],
+)
+def test_an_attempt_without_its_lease_ends_itself(
+    tmp_path: Path, answer: Callable[[], float | None], reason: str
+) -> None:
+    """Attacks with a job that is another's, a coordinator that is gone, and one that is stopped while its depot still
+    answers: process and encoder end by themselves, though nobody listens and nobody interrupts.
+    """
+    given = errand(tmp_path, BUSY)
+    given = replace(given, order=replace(given.order, service=Service(lease_s=1.2)))
+    begun = tmp_path / "pids"
+    words = attempt(given, bring(tmp_path), "node-1", lambda: answer() if begun.exists() else 0.0)  # type: ignore[arg-type]
+    failure = Failure.from_json(list(words)[-1]["failure"])
+    assert failure.fault is Fault.INFRA
+    assert re.search(f"the attempt ended itself: .*{reason}", failure.reasons[0])
+    assert not [pid for pid in map(int, begun.read_text().split()) if lives(pid)]
+    assert list((tmp_path / "node" / "attempts").iterdir()) == []
+
+
+def test_an_attempt_that_nobody_listens_to_ends_all_the_same(tmp_path: Path) -> None:
+    """Attacks with a generator that stands still, as when what it tells cannot be sent: the loss of the lease ends the
+    process from a thread of its own.
+    """
+    given = errand(tmp_path, BUSY, beat_s=0.1)
+    given = replace(given, order=replace(given.order, service=Service(lease_s=0.8)))
+    asked = threading.Event()
+    words = attempt(given, bring(tmp_path), "node-1", lambda: None if asked.is_set() else 0.0)  # type: ignore[arg-type]
+    assert any((tmp_path / "pids").exists() for _ in words)
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    assert all(map(lives, pids))
+    asked.set()  # and nothing is taken from `words` any more
+    while any(map(lives, pids)):
+        pass
+    assert "ended itself" in Failure.from_json(list(words)[-1]["failure"]).reasons[0]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_job_that_hangs_on_a_node_is_given_up_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
+) -> None:
+    """Attacks with a handler that shows nothing more, and with a process that is stopped: the node prolonged their
+    lease for ever. The latter is killed, since no interruption reaches it.
+    """
+    monkeypatch.setattr(node, "SILENT_S", 1.0)
+    monkeypatch.setattr(node, "STOP_GRACE_S", 0.1)
+    body = "(PLACE / 'pid').write_text(str(os.getpid())); context.report(Progress(stage=Stage.LOAD)); "
+    body += "os.kill(os.getpid(), signal.SIGSTOP)" if is_stopped else "wait_for('never')"
+    limits = Limits(load_timeout_s=0.1, call_timeout_s=0.1)
+    given = errand(tmp_path, body)
+    given = replace(
+        given, order=replace(given.order, service=Service(stall_s=60 if is_stopped else 0.3, limits=limits))
+    )
+    if is_stopped:
+        monkeypatch.setattr(node, "TICK_S", 0.1)
+    failure = Failure.from_json(told(given, tmp_path)[-1]["failure"])
+    assert failure.fault is Fault.INFRA
+    assert ("it was stopped" if is_stopped else "the evaluate hung") in failure.reasons[0]
+    assert not lives(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +236,7 @@ def test_a_file_that_cannot_be_brought_is_our_failure(tmp_path: Path) -> None:
     """Attacks the way of the files: another content than announced fails the attempt, and names node and file."""
     path = write(tmp_path / "organizer/configs/mini.yaml", "a: 1")
     given = errand(tmp_path, "return outcome(context)", path)
-    words = list(attempt(given, lambda _: iter([b"b: 2"]), "node-1"))
+    words = list(attempt(given, lambda _: iter([b"b: 2"]), "node-1", held))
     failure = Failure.from_json(words[-1]["failure"])
     assert failure.fault is Fault.INFRA
     assert "configs/mini.yaml changed on its way" in failure.reasons[0]

@@ -397,10 +397,59 @@ def test_a_lease_from_a_later_clock_does_not_last_for_ever(engine: Engine) -> No
     claim(engine, now=after(86400))
     dead: list[str] = []
     for at, taken in ((0, 0), (LEASE_S - 1, 0), (LEASE_S, 1)):
-        count = queue.reap(
-            engine, now=after(at), is_dead=lambda worker: worker in dead, max_infra_attempts=3, lease_s=LEASE_S
-        )
+        count = queue.reap(engine, now=after(at), is_dead=lambda worker: worker in dead, max_infra_attempts=3)
         assert count == taken
+
+
+def test_terminals_that_are_configured_differently_take_nothing_from_each_other(engine: Engine) -> None:
+    """Attacks with two lengths of leases in one database: each lease tells its own, so whoever looks neither shortens
+    a longer one nor waits for a shorter one; a claim of the job after it has its own again.
+    """
+    enqueue(engine, seed=1), enqueue(engine, seed=2)
+    short, long = (queue.claim(engine, worker=f"w{each}", now=NOW, lease_s=each) for each in (30, 3000))
+    assert short is not None
+    assert long is not None
+    assert [job(engine, number).lease_s for number in (1, 2)] == [30, 3000]
+    assert reap(engine, after(29)) == 0
+    assert [job(engine, number).lease_expires_at for number in (1, 2)] == [after(30), after(3000)]
+    assert reap(engine, after(30)) == 1
+    assert [job(engine, number).status for number in (1, 2)] == [Status.QUEUED, Status.RUNNING]
+    queue.heartbeat(engine, long, now=after(2000), lease_s=3000, progress=None)
+    assert reap(engine, after(4999)) == 0
+    assert job(engine, 2).lease_expires_at == after(5000)
+    assert claim(engine, now=after(40)).job_id == 1
+    assert (job(engine).lease_s, job(engine, 2).lease_s) == (LEASE_S, 3000)
+    queue.release(engine, long, NOW)
+    assert job(engine, 2).lease_s is None
+
+
+def test_a_coordinators_end_costs_its_jobs_nothing_until_it_is_suspicious(engine: Engine) -> None:
+    """Attacks the count of failures with coordinators that die, one after another, while they hold a job that others
+    do: it is queued again each time; a job that has seen MAX_COORDINATORS of them go may be the cause, and is given up.
+    """
+    enqueue(engine)
+    name = queue.coordinator_id()
+    for number in range(1, queue.MAX_COORDINATORS + 3):
+        assert claim(engine, name).attempt == number
+        assert reap(engine, NOW, name) == 1
+        assert job(engine).infra_failures == max(0, number - queue.MAX_COORDINATORS)
+        assert attempts(engine)[-1].ending == Ending.LOST
+    assert job(engine).status == Status.QUEUED
+    claim(engine, name)
+    reap(engine, NOW, name)
+    assert (job(engine).status, job(engine).fault) == (Status.FAILED, Fault.INFRA)
+
+
+def test_a_coordinator_is_known_by_its_process_like_a_worker() -> None:
+    """Attacks its other name: it lives as long as its process, and no longer."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        name = queue.coordinator_id(process.pid)
+        assert not queue.is_dead_here(name)
+        process.kill()
+    assert queue.is_dead_here(name)
+    host, pid, start = name.rsplit(":", 2)
+    other_boot = "00000000" if not start.startswith("00000000") else "11111111"
+    assert queue.is_dead_here(f"{host}:{pid}:{other_boot}-{start.split('-', 1)[1]}")
 
 
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -251,6 +252,7 @@ def test_further_seeds_are_evidence_and_replace_nothing(typed: Type, engine: Eng
     done = rerun(engine, {TEAM: [under]}, 43, 44, 45)
     numbers = [change.job for change in done.changes]
     assert [(change.before, change.after) for change in done.changes] == [(None, Status.QUEUED)] * 3
+    assert all(change.priority < 0 for change in done.changes), "evidence goes before what somebody waits for"
     assert done.undo == (f"ranker cancel {' '.join(map(str, numbers))}",)
     again = rerun(engine, {TEAM: [under]}, 43, 44, 45)
     assert (again.changes, len(again.left)) == ((), 3)
@@ -368,3 +370,39 @@ def test_orders_reach_a_home_only_where_there_is_one(
         main(["--home", str(tmp_path / "nowhere"), *order])
     assert "`ranker ingest FILE.zip` begins" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
+
+
+ORDER = """
+import sys
+from ranker.cli import main
+try:
+    main(["--home", *sys.argv[1:]])
+except SystemExit as left:
+    assert not left.code, left
+heavy = ["pandas", "torch", "numpy", "scipy", "transformers", "alembic", "jinja2", "docker", "matplotlib"]
+print(*[name for name in heavy if name in sys.modules], len(sys.modules))
+"""
+
+
+def test_orders_load_no_heavy_library(tmp_path: Path, engine: Engine) -> None:
+    """Attacks the time that an order takes: in a process of its own, real ones on a real home load neither pandas nor
+    torch, nor what migrates a database that needs no migration.
+    """
+    orders_given = (["cancel", "2"], ["retry", "a" * 12], ["prioritize", "3", "--first"], ["pause"], ["resume"])
+    for order in orders_given:
+        command = [sys.executable, "-c", ORDER, str(tmp_path), *order, *(["--json"] if order != ["resume"] else [])]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        *heavy, modules = answer.stdout.splitlines()[-1].split()
+        assert heavy == [], order
+        assert int(modules) > 100
+    assert [job(engine, number).status for number in (2, 3)] == [Status.QUEUED] * 2
+
+
+def test_a_programs_status_tells_of_the_pause(typed: Type) -> None:
+    """Attacks `status --json` while the queue stands still: since when, by whom and why, as `ranker pause` says it."""
+    assert json.loads(typed("status", "--json"))["paused"] is None
+    told = json.loads(typed("pause", "--why", "a fan is loud", "--json"))
+    assert told["why"] == "a fan is loud"
+    found = json.loads(typed("status", "--json"))
+    assert (found["paused"], len(found["submissions"])) == (told, 2)

@@ -162,9 +162,7 @@ class QueueMachine(RuleBasedStateMachine):
         killed = {self.owners[number].worker for number in dead}
         # A worker may hold several jobs (a coordinator does); all go with it.
         gone = overdue | {number for number, held in self.owners.items() if held.worker in killed}
-        taken = queue.reap(
-            self.engine, now=self.now, is_dead=killed.__contains__, max_infra_attempts=MOST, lease_s=LEASE_S
-        )
+        taken = queue.reap(self.engine, now=self.now, is_dead=killed.__contains__, max_infra_attempts=MOST)
         assert taken == len(gone)
         for number in gone:
             self.end(number, Ending.LOST)

@@ -132,7 +132,7 @@ def test_a_submission_on_its_way_to_a_rank(place: Place) -> None:
     assert log[-1]["details"]["standing"] == {"before": "pending", "after": "ranked"}
     assert log[2]["details"]["team"] == {"before": "v1", "after": "Lab"}
     assert "@" in log[3]["actor"]
-    (view,) = [each for each in json.loads(place.type("status", "--json")) if each["id"] == key]
+    (view,) = [each for each in json.loads(place.type("status", "--json"))["submissions"] if each["id"] == key]
     assert view["standing"] == "ranked"
     report = next(each for each in view["verdicts"] if each["rule"] == Rule.REPORT)
     assert report["evidence"]["found"]["pages"] == 4
@@ -228,7 +228,7 @@ def test_a_page_tells_nobody_s_address(place: Place) -> None:
     shutil.rmtree(place.root / "leaderboard", ignore_errors=True)
     key = place.arrive("v1", came(0, "ann@lab.org"))
     superseded = place.arrive("v0", came(-1, "ann@lab.org"))
-    place.type("leaderboard")
+    place.type("publish")
     files = [path for path in (place.root / "leaderboard/site").rglob("*") if path.suffix in {".html", ".json", ".csv"}]
     content = "\n".join(path.read_text(encoding="utf-8") for path in files)
     assert key in content

@@ -111,7 +111,7 @@ def rerun(
     """Queue finished evaluations with further seeds, as evidence.
 
     The board goes on showing the recipe's own seed; `ranker show` and `ranker results` show how far seeds spread.
-    `ranker work --until-empty`, or a worker that runs, does what is queued.
+    `ranker work --until-empty`, or a worker that runs, does what is queued, after all that waits with a priority of 0.
     """
     service: services.Ranker = context.obj.with_hidden(hidden)
     if bool(submissions) == (top is not None):

@@ -35,7 +35,8 @@ def status(
     if not as_json:
         print_pause(service)
     if as_json:
-        print_json([view.to_json() for view in views])
+        paused = services.pause_json(service.paused())
+        print_json({"paused": paused, "submissions": [view.to_json() for view in views]})
         warn_of_outdated(service)
     elif not views:
         out.print("no submissions yet: `ranker ingest FILE.zip` takes one in")

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from ranker.cli import history
 from ranker.db.models import Job
-from ranker.doctor import Finding, Verdict
 from ranker.events import RANKER
 from ranker.sandbox import probes, usage
 from ranker.types import Group as TaskGroup
@@ -23,6 +22,7 @@ from ranker.types import Ruling, Standing, Status, SubmissionState
 
 if TYPE_CHECKING:  # pandas stands behind these; a command that needs no table of scores does without
     from ranker.board import Board, Row, TaskColumn
+    from ranker.doctor import Finding
     from ranker.overview import SubmissionView
     from ranker.scoretable import RankedRow, TableRanking
     from ranker.uncertainty import Agreement, Alternative
@@ -383,6 +383,8 @@ def _asked(phase: Mapping[str, Any]) -> list[str]:
 
 def findings(values: Sequence[Finding]) -> RenderableType:
     """What doctor found, with what to do."""
+    from ranker.doctor import Verdict
+
     signs = {Verdict.OK: ("✓", "green"), Verdict.WARNING: ("!", "yellow"), Verdict.MISSING: ("✗", "red")}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for _ in ("sign", "part", "found"):

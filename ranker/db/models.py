@@ -69,7 +69,8 @@ class Job(Base):
     """One unit of work. `ranker.queue` is the only writer of its state.
 
     `key` is its identity: SHA-256 over submission, kind, condition digest and seed. `attempt` is the fencing token.
-    Among jobs that are due, those of the highest `priority` go first.
+    Among jobs that are due, those of the highest `priority` go first. `lease_s` is how long the lease of a running job
+    is, which each heartbeat prolongs by as much: two terminals may be configured differently.
     `result` is what a finished check found (see `ranker.sandbox.check`) or a finished evaluation's manifest digest.
     """
 
@@ -90,6 +91,7 @@ class Job(Base):
     infra_failures: Mapped[int] = mapped_column(Integer, default=0)
     worker: Mapped[str | None] = mapped_column(String(200))
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    lease_s: Mapped[float | None] = mapped_column(Float)
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     fault: Mapped[str | None] = mapped_column(String(16))
     reasons: Mapped[list[str]] = mapped_column(JSON, default=list)
@@ -182,6 +184,7 @@ class JobAttempt(Base):
             sqlite_where=text("ending IS NULL"),
             postgresql_where=text("ending IS NULL"),
         ),
+        Index("attempt_worker", "worker"),
     )
 
 

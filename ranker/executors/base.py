@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, islice
 from typing import Protocol
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from ranker import queue
 from ranker.db.models import Job, JobAttempt
@@ -21,13 +22,14 @@ from ranker.errors import InfraError, OrganizerError
 from ranker.executors.pool import Pool
 from ranker.home import Home
 from ranker.settings import Service
-from ranker.types import Fault, Status
+from ranker.types import Ending, Fault, Status
 
 log = logging.getLogger("ranker.executors")
 
 TICK_S = 0.2
 REAP_EVERY_TICKS = 5
 JUMP_S = 1.0
+_LISTED = 500  # ids that one question names
 
 
 class Executor(Protocol):
@@ -89,7 +91,7 @@ def run_processes(
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """The queue at one moment. `begun` rises with every attempt that begins."""
+    """The queue at one moment. `queued` is counted up to the number of places; `begun` rises with every attempt."""
 
     queued: int
     running: Sequence[Job]
@@ -108,11 +110,18 @@ class Patience:
 
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
-        self._grace_s = lease_s / 2
         self._offset: float | None = None
         self._refused_at: float | None = None
         self._leap = timedelta()
         self._until = 0.0
+
+    @property
+    def _grace_s(self) -> float:
+        return self._lease_s / 2
+
+    def cover(self, leases_s: Iterable[float | None]) -> None:
+        """Have as much patience as leases of these lengths need, too: other terminals may give longer ones."""
+        self._lease_s = max([self._lease_s, *(each for each in leases_s if each is not None)])
 
     def judged(self, now: datetime, monotonic: float) -> datetime:
         """`now`, less the leap while that is not counted; `monotonic`: seconds by a clock that nobody sets, and that
@@ -148,15 +157,16 @@ class _Watch:
         """Keep enough workers alive; take jobs from the dead."""
         patience = Patience(self.service.lease_s)
         for tick in count():
-            seen = self._look()
+            seen = self._look(pool.places)
             deaths = pool.bury(seen.begun)
             if deaths or tick % REAP_EVERY_TICKS == 0:
                 try:
-                    self._take_back(pool, seen.running, patience)
+                    patience.cover(job.lease_s for job in seen.running)
+                    self._take_back(pool, patience)
                 except OperationalError as error:  # a lock that is held, a disk that is full: there is another tick
                     patience.refused(time.monotonic())
                     log.warning("the database did not take back what dead workers did: %s", error)
-                seen = self._look()
+                seen = self._look(pool.places)
             if self.job_ids is not None:
                 _raise_organizer_fault(seen.broken)
             if until_empty and not seen.queued and not seen.running:
@@ -166,8 +176,10 @@ class _Watch:
             on_tick()
             time.sleep(TICK_S)
 
-    def _take_back(self, pool: Pool, running: Sequence[Job], patience: Patience) -> None:
-        """Queue what the dead, and workers that hang, were doing; then end those of them that are ours."""
+    def _take_back(self, pool: Pool, patience: Patience) -> None:
+        """Queue what the dead, and workers that hang, were doing; then end those of them that are ours, whoever took
+        their jobs: this terminal or another.
+        """
         now = _now()
         judged = patience.judged(now, time.monotonic())
         queue.reap(
@@ -175,19 +187,39 @@ class _Watch:
             now=judged,
             is_dead=queue.is_dead_here,
             max_infra_attempts=self.service.infra_attempts,
-            lease_s=self.service.lease_s if judged == now else None,  # new leases reach beyond the judged time
+            is_clock_sure=judged == now,  # new leases reach beyond the judged time
         )
-        alive = {(job.id, job.attempt) for job in self._look().running}
-        pool.kill_overdue([job for job in running if (job.id, job.attempt) not in alive], judged)
+        pool.kill(self._overdue(pool.workers()))
 
-    def _look(self) -> _Seen:
-        """Light enough for several times a second: of jobs that wait, only the ids are read."""
+    def _overdue(self, workers: Mapping[str, int]) -> set[int]:
+        """Those of our processes from whom everything was taken that they held, and who have done nothing since."""
+        of_ours = select(JobAttempt).where(JobAttempt.worker.in_(workers)).order_by(JobAttempt.ended_at)
+        last: dict[int, str | None] = {}
         with session(self.engine, read_only=True) as reading:
-            waiting = reading.scalars(select(Job.id).where(Job.status == Status.QUEUED))
+            for attempt in reading.scalars(of_ours.where(JobAttempt.ending.is_not(None))):
+                last[workers[attempt.worker]] = attempt.ending
+            for attempt in reading.scalars(of_ours.where(JobAttempt.ending.is_(None))):
+                last[workers[attempt.worker]] = None
+        return {pid for pid, ending in last.items() if ending == Ending.LOST}
+
+    def _waiting(self, reading: Session, most: int) -> int:
+        """How many of our jobs wait, counted up to so many. Of ten thousand others that wait, few are read."""
+        waiting = select(Job.id).where(Job.status == Status.QUEUED)
+        if self.job_ids is None:
+            return len(reading.scalars(waiting.limit(most)).all())
+        if len(self.job_ids) <= _LISTED:
+            return len(reading.scalars(waiting.where(Job.id.in_(self.job_ids)).limit(most)).all())
+        ours = waiting.where(Job.id.between(min(self.job_ids), max(self.job_ids)))
+        with reading.scalars(ours, execution_options={"yield_per": 100}) as found:
+            return sum(1 for _ in islice((number for number in found if self._is_ours(number)), most))
+
+    def _look(self, places: int) -> _Seen:
+        """Light enough for several times a second, however many jobs wait."""
+        with session(self.engine, read_only=True) as reading:
             running = reading.scalars(select(Job).where(Job.status == Status.RUNNING).order_by(Job.id))
             broken = reading.scalars(select(Job).where(Job.status == Status.FAILED, Job.fault == Fault.ORGANIZER))
             return _Seen(
-                queued=sum(self._is_ours(number) for number in waiting),
+                queued=self._waiting(reading, max(places, 1)),
                 running=[job for job in running if self._is_ours(job.id)],
                 broken=[job for job in broken if self._is_ours(job.id)],
                 begun=reading.scalar(select(func.max(JobAttempt.id))) or 0,

@@ -15,21 +15,23 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import ranker
-from ranker.errors import RankerError
+from ranker.errors import InfraError, RankerError
 from ranker.executors.gpus import driver_gpus, memory
 from ranker.executors.local import thread_limits
 from ranker.executors.parcel import CHECKPOINT, Bring, Cache, Courier, Piece, chunks_of
 from ranker.executors.pool import last_line
 from ranker.home import Home, model_cache
 from ranker.job import Failure, Order, run_folder
+from ranker.sandbox.processes import kill_below
 from ranker.types import Fault, digest_json
 
 PIPE_BYTES = 2**16
@@ -37,9 +39,19 @@ PROGRESS_S = 1.0
 COMMAND = (sys.executable, "-m", "ranker.perform")
 STOP_GRACE_S = 20.0
 TICK_S = 0.5
+SILENT_S = 120.0
+"""A job's process that has told nothing for so long is stopped, or hangs: one that lives does so every few seconds."""
+STARTING_S = 300.0
+"""How much longer than that it may take to begin: libraries are loaded, and the machine may be busy."""
+ASKS_PER_LEASE = 8
 
 Word = dict[str, Any]
 """One thing told: `begun`, `beat`, `progress`, `part` (`offset`, `data`), `delivery`, `outcome` or `failure`."""
+
+Ask = Callable[[], float | None]
+"""Asks the coordinator's machine how many seconds ago the attempt's lease was prolonged: None, the job is another's by
+now. Raises whatever it likes where no answer comes.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +76,76 @@ class Errand:
     command: tuple[str, ...] = COMMAND
 
 
-def attempt(errand: Errand, bring: Bring, node: str) -> Iterator[Word]:
+def attempt(errand: Errand, bring: Bring, node: str, ask: Ask) -> Iterator[Word]:
     """Do an attempt, and tell about it. `bring` gets files from the coordinator's machine; `node` is this node's name.
 
-    Ends after `outcome` or `failure`. An interruption ends the job's process first.
+    Ends after `outcome` or `failure`. An interruption ends the job's process first; so does the loss of the lease, of
+    which `ask` tells, also while nobody takes what is told here.
     """
     yield {"begun": {"node": node, "host": socket.gethostname(), "pid": os.getpid()}}
     try:
-        with _workplace(errand, node) as (cache, home):
-            yield from _fetched(errand, cache, home, bring)
+        with _workplace(errand, node) as (cache, home), Lease(ask, errand.order.service.lease_s) as lease:
+            yield from _fetched(errand, cache, home, bring, lease)
             order = _settled(errand, home)
-            yield from _performed(errand, order)
+            yield from _performed(errand, order, lease)
     except (RankerError, OSError) as error:
         reason = f"on node {socket.gethostname()}: {error}"
         yield {"failure": Failure(fault=Fault.INFRA, reasons=(reason,)).to_json()}
+
+
+class Lease:
+    """What this node knows of its job's lease: a thread asks for it, and ends the job's process when it is lost.
+
+    It is lost when the job is another's, and when the coordinator has not been heard of for as long as the lease lasts:
+    by then somebody else may do the job.
+    """
+
+    def __init__(self, ask: Ask, lease_s: float) -> None:
+        self._ask = ask
+        self._lease_s = lease_s
+        self._held_at = time.monotonic()
+        self._lost: str | None = None
+        self._end: Callable[[], None] = lambda: None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()  # not waited for: it may be asking a machine that is gone
+
+    def must_hold(self) -> None:
+        """Raises InfraError if it is lost."""
+        if self._lost is not None:
+            raise InfraError(self._lost)
+
+    def ends(self, end: Callable[[], None]) -> None:
+        """What to do, in the thread that asks, when it is lost."""
+        self._end = end
+        if self._lost is not None:
+            end()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._lease_s / ASKS_PER_LEASE):
+            try:
+                age_s = self._ask()
+            except Exception as error:  # noqa: BLE001  whatever Ray raises: there is no answer, which is no loss yet
+                silent_s, why = time.monotonic() - self._held_at, f" ({type(error).__name__})"
+            else:
+                if age_s is None:
+                    self._lose("its job was given to another attempt, or cancelled")
+                    return
+                self._held_at = max(self._held_at, time.monotonic() - age_s)
+                silent_s, why = time.monotonic() - self._held_at, ""
+            if silent_s >= self._lease_s:
+                self._lose(f"for {silent_s:.0f} s its lease was not prolonged by the coordinator{why}")
+                return
+
+    def _lose(self, why: str) -> None:
+        self._lost = f"the attempt ended itself: {why}"
+        self._end()
 
 
 def describe() -> dict[str, Any]:
@@ -135,9 +203,9 @@ def _forget_data(folder: Path, cache: Cache, max_bytes: float) -> None:
     cache.shrink(max_bytes)
 
 
-def _fetched(errand: Errand, cache: Cache, home: Path, bring: Bring) -> Iterator[Word]:
+def _fetched(errand: Errand, cache: Cache, home: Path, bring: Bring, lease: Lease) -> Iterator[Word]:
     """Put everything in its place, from the cache or from afar; `beat` while it takes long. The hidden file comes each
-    time anew, into the attempt's own folder, with which it goes.
+    time anew, into the attempt's own folder, with which it goes. Raises InfraError when the lease is lost meanwhile.
     """
     last = time.monotonic()
     data_root = _data_root(errand, home)
@@ -147,6 +215,7 @@ def _fetched(errand: Errand, cache: Cache, home: Path, bring: Bring) -> Iterator
         for piece in pieces:
             if piece.link is None and not kept.has(piece):
                 for _ in kept.keep(piece, bring(piece)):
+                    lease.must_hold()
                     if time.monotonic() - last >= errand.beat_s:
                         last = time.monotonic()
                         yield {"beat": True}
@@ -171,24 +240,30 @@ def _settled(errand: Errand, root: Path) -> Order:
     return replace(errand.order, home=Home(root=root, hidden=hidden))
 
 
-def _performed(errand: Errand, order: Order) -> Iterator[Word]:
-    """Let a process do the order, and tell of it and of its files until it has ended."""
+def _performed(errand: Errand, order: Order, lease: Lease) -> Iterator[Word]:
+    """Let a process do the order, and tell of it and of its files until it has ended. Raises InfraError when the lease
+    is lost meanwhile.
+    """
     claim = order.claim
     folder = run_folder(order.home, claim)
     folder.mkdir(parents=True, exist_ok=True)
     courier = Courier(folder.parent, folder.name)
     ended: Word | None = None
     with _Process(errand, order) as process:
+        lease.ends(process.end)
         latest, last = None, time.monotonic()
         while ended is None:
             gone = process.has_ended  # asked before we listen: what it told last is heard
             word = process.word(TICK_S)
+            lease.must_hold()
             if word is not None and ("outcome" in word or "failure" in word):
                 ended = word
             elif word is None and gone:
                 ended = {"failure": Failure(fault=Fault.INFRA, reasons=(process.last_words(),)).to_json()}
+            elif process.silent_s >= SILENT_S:
+                raise InfraError(f"the job's process has told nothing for {process.silent_s:.0f} s: it was stopped")
             else:
-                latest = word or latest
+                latest = word if word is not None and "beat" not in word else latest
                 if time.monotonic() - last >= (errand.beat_s if latest is None else min(PROGRESS_S, errand.beat_s)):
                     yield latest or {"beat": True}
                     latest, last = None, time.monotonic()
@@ -233,6 +308,7 @@ class _Process:
         self._order = order
         self._files = ExitStack()
         self._rest = b""
+        self._heard = time.monotonic() + STARTING_S
 
     def __enter__(self) -> Self:
         home = self._order.home.root
@@ -259,24 +335,39 @@ class _Process:
 
     def __exit__(self, *_: object) -> None:
         try:
+            self.end()
+        finally:
+            self._files.close()
+
+    def end(self) -> None:
+        """End it, and with it its sandbox; from any thread."""
+        try:
             if self._process.poll() is None:
                 self._process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(STOP_GRACE_S)
         finally:
             if self._process.poll() is None:
+                kill_below(self._process.pid)
                 self._process.kill()
                 self._process.wait()
-            self._files.close()
 
     def word(self, timeout_s: float) -> Word | None:
-        """What the process tells next, of several things the last; None if it tells nothing for a while, or no more."""
+        """What the process tells next, of several things the last that says more than that it lives; None if it tells
+        nothing for a while, or no more.
+        """
         ready, _, _ = select.select([self._reading], [], [], timeout_s)
-        if ready:
-            self._rest += os.read(self._reading, PIPE_BYTES)
-        *lines, self._rest = self._rest.split(b"\n")
+        told = os.read(self._reading, PIPE_BYTES) if ready else b""
+        if told:
+            self._heard = time.monotonic()
+        *lines, self._rest = (self._rest + told).split(b"\n")
         words: list[Word] = [json.loads(line) for line in lines]
-        return words[-1] if words else None
+        return next((word for word in reversed(words) if "beat" not in word), words[-1] if words else None)
+
+    @property
+    def silent_s(self) -> float:
+        """Since when it has told nothing, in seconds; the node's own pauses between two looks are in it."""
+        return time.monotonic() - self._heard
 
     @property
     def has_ended(self) -> bool:

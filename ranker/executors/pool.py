@@ -6,14 +6,12 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import IO
 
 from ranker import queue
-from ranker.db.models import Job
 from ranker.errors import InfraError
 
 STOP_GRACE_S = 30.0
@@ -103,17 +101,22 @@ class Pool:
                 )
         return bad
 
-    def kill_overdue(self, jobs: Sequence[Job], now: datetime) -> None:
-        """Kill our own workers whose lease ran out: they hang, and would keep their place for nothing."""
-        overdue = {
-            job.worker
-            for job in jobs
-            if job.worker is not None and job.lease_expires_at is not None and job.lease_expires_at <= now
-        }
+    def workers(self) -> dict[str, int]:
+        """The names under which our living processes hold jobs, and their process ids."""
+        names = (queue.worker_id, queue.coordinator_id)
+        return {name(process.pid): process.pid for process in self._living() for name in names}
+
+    def kill(self, pids: Collection[int]) -> None:
+        """Kill those of our processes: they hang, and would keep their place for nothing."""
         for process in self._living():
-            if queue.worker_id(process.pid) in overdue:
+            if process.pid in pids:
                 process.kill()
                 process.wait()
+
+    @property
+    def places(self) -> int:
+        """How many processes can run at the same time."""
+        return len(self._slots)
 
     def _living(self) -> list[subprocess.Popen[bytes]]:
         return [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,10 @@ from typing import Any
 
 from ranker.errors import InfraError, MissingError
 from ranker.executors.base import run_processes
-from ranker.executors.node import Errand, Word, attempt, describe, shared_path
+from ranker.executors.node import ASKS_PER_LEASE, Errand, Word, attempt, describe, shared_path
 from ranker.executors.parcel import CHUNK_BYTES, Bring, Piece
 from ranker.home import Home
+from ranker.queue import Claim
 from ranker.settings import ClusterSettings, Service
 
 COORDINATOR = (sys.executable, "-m", "ranker.coordinator")
@@ -95,10 +97,26 @@ def must_be_installed() -> None:
 
 
 class Depot:
-    """An actor on the coordinator's machine, of which nodes ask the files that they lack; it gives nothing else."""
+    """An actor on the coordinator's machine, of which nodes ask the files that they lack, and how old their leases are;
+    it gives nothing else. It ends with the coordinator.
+    """
 
     def __init__(self) -> None:
         self._offered: dict[str, Path] = {}
+        self._held: dict[tuple[int, int], float] = {}
+
+    def hold(self, job: int, attempt: int) -> None:
+        """The lease of this attempt was prolonged just now."""
+        self._held[job, attempt] = time.monotonic()
+
+    def let_go(self, job: int, attempt: int) -> None:
+        """There is no lease of this attempt any more."""
+        self._held.pop((job, attempt), None)
+
+    def age_s(self, job: int, attempt: int) -> float | None:
+        """How long ago the lease of this attempt was prolonged; None if it has none."""
+        at = self._held.get((job, attempt))
+        return None if at is None else time.monotonic() - at
 
     def offer(self, sources: Mapping[str, str]) -> None:
         """Files that may be asked for from now on, by their SHA-256."""
@@ -198,10 +216,20 @@ class Cluster:
 
     def start(self, errand: Errand, room: Room) -> Any:
         """Place an attempt; returns the stream of what it tells. Ray never retries it: the queue decides."""
+        claim = errand.order.claim
+        self.ray.get(self.depot.hold.remote(claim.job_id, claim.attempt))
         task = self.ray.remote(_attempt).options(
             num_cpus=room.cpus, num_gpus=room.gpus, max_retries=0, num_returns="streaming"
         )
         return task.remote(errand, self.depot)
+
+    def hold(self, claim: Claim) -> None:
+        """Let the node know that its lease was prolonged; not waited for."""
+        self.depot.hold.remote(claim.job_id, claim.attempt)
+
+    def let_go(self, claim: Claim) -> None:
+        """Let the node know that its attempt is over; not waited for."""
+        self.depot.let_go.remote(claim.job_id, claim.attempt)
 
     def offer(self, sources: Mapping[str, Path]) -> None:
         """Let nodes ask for these files."""
@@ -241,7 +269,13 @@ def _attempt(errand: Errand, depot: Any) -> Iterator[Word]:
     """An attempt, as a task of Ray."""
     import ray
 
-    yield from attempt(errand, _bring(errand, depot), ray.get_runtime_context().get_node_id())
+    claim, patience_s = errand.order.claim, errand.order.service.lease_s / ASKS_PER_LEASE
+
+    def ask() -> float | None:
+        age: float | None = ray.get(depot.age_s.remote(claim.job_id, claim.attempt), timeout=patience_s)
+        return age
+
+    yield from attempt(errand, _bring(errand, depot), ray.get_runtime_context().get_node_id(), ask)
 
 
 def _bring(errand: Errand, depot: Any) -> Bring:

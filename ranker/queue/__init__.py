@@ -9,6 +9,7 @@ do. `pausing`: when no job is handed out. `identity`: names of jobs and of proce
 """
 
 from ranker.queue.claims import (
+    MAX_COORDINATORS,
     MAX_RETRY_DELAY_S,
     Claim,
     NewScore,
@@ -21,18 +22,21 @@ from ranker.queue.claims import (
     reap,
     release,
 )
-from ranker.queue.identity import is_dead_here, job_key, worker_id
+from ranker.queue.identity import coordinator_id, is_dead_here, job_key, worker_id
 from ranker.queue.moves import MOVES
-from ranker.queue.orders import cancel, enqueue, first_priority, prioritize, retry
+from ranker.queue.orders import EVIDENCE_PRIORITY, cancel, enqueue, first_priority, prioritize, retry
 from ranker.queue.pausing import pause, paused, resume
 
 __all__ = [
+    "EVIDENCE_PRIORITY",
+    "MAX_COORDINATORS",
     "MAX_RETRY_DELAY_S",
     "MOVES",
     "Claim",
     "NewScore",
     "cancel",
     "claim",
+    "coordinator_id",
     "enqueue",
     "fail",
     "finish",

@@ -12,14 +12,17 @@ from sqlalchemy import Connection, Engine, Row, Select, Table, bindparam, exists
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
-from ranker.db.models import Job, Pause, Score
+from ranker.db.models import Job, JobAttempt, Pause, Score
 from ranker.db.session import session as open_session
 from ranker.errors import LeaseLostError
 from ranker.queue import moves
+from ranker.queue.identity import is_coordinator
 from ranker.queue.pausing import PAUSE_POLL_S, pause_for
 from ranker.types import Condition, Ending, Fault, JobKind, Progress, Status
 
 MAX_RETRY_DELAY_S = 600.0
+MAX_COORDINATORS = 20
+"""So many coordinators may be lost with a job before that counts against it: it might be what takes them along."""
 _JOB = cast("Table", Job.__table__)  # without the ORM, which takes longer than the database, where it is asked often
 _IS_PAUSED = select(Pause.give_back).where(Pause.id == 1)
 # Asked once a second for each job that runs: built once, and one question.
@@ -95,7 +98,7 @@ def next_due(engine: Engine, *, now: datetime, job_ids: Collection[int] | None =
 
 def heartbeat(engine: Engine, claim: Claim, *, now: datetime, lease_s: float, progress: Progress | None) -> None:
     """Prolong the lease, and record progress unless it is None. Raises LeaseLostError if the job is another's now."""
-    lease = {"lease_expires_at": now + timedelta(seconds=lease_s)}
+    lease = {"lease_expires_at": now + timedelta(seconds=lease_s), "lease_s": lease_s}
     values = lease if progress is None else lease | {"progress": progress.to_json()}
     with engine.begin() as connection:
         if connection.execute(update(_JOB).where(*_owner(claim)).values(values)).rowcount != 1:
@@ -188,25 +191,24 @@ def reap(
     now: datetime,
     is_dead: Callable[[str], bool],
     max_infra_attempts: int,
-    lease_s: float | None = None,
+    is_clock_sure: bool = True,
     job_ids: Collection[int] | None = None,
 ) -> int:
     """Take running jobs (of `job_ids`, or all) from workers that died or let their lease expire; returns how many jobs
     there were.
 
     They are due again at once. A job that took `max_infra_attempts` workers with it fails: it would take the next too.
-    With `lease_s`, the length of leases, one that ends later than any could was given before the clock was set back,
-    and is shortened to that length; its worker, if it lives, prolongs it.
+    What is lost with a coordinator, which holds many jobs and does none of them, counts only after MAX_COORDINATORS.
+    A lease that ends later than its length allows was given before the clock was set back, and is shortened to that
+    length, if `is_clock_sure`; its worker, if it lives, prolongs it.
     """
     with open_session(engine, read_only=True) as reading:
-        running = [(job.id, job.worker, job.lease_expires_at) for job in _running(reading)]
-    latest = None if lease_s is None else now + timedelta(seconds=lease_s)
-    suspects = [
-        job_id
-        for job_id, worker, expires in running
-        if (job_ids is None or job_id in job_ids)
-        and (expires <= now or (latest is not None and expires > latest) or is_dead(worker))
-    ]
+        suspects = [
+            job.id
+            for job in _running(reading)
+            if (job_ids is None or job.id in job_ids)
+            and (job.lease_expires_at <= now or (is_clock_sure and _is_from_later(job, now)) or is_dead(job.worker))
+        ]
     if not suspects:
         return 0
     taken = 0
@@ -215,11 +217,25 @@ def reap(
             if job.lease_expires_at <= now or is_dead(job.worker):
                 word = f"attempt {job.attempt} ended without a word: its worker {job.worker} died or was cut off"
                 how = _Failure(ending=Ending.LOST, reasons=[word], now=now)
-                _infra_failure(session, job, how, max_infra_attempts=max_infra_attempts)
+                if is_coordinator(job.worker) and _lost_coordinators(session, job) < MAX_COORDINATORS:
+                    _again(session, job, how)
+                else:
+                    _infra_failure(session, job, how, max_infra_attempts=max_infra_attempts)
                 taken += 1
-            elif latest is not None and job.lease_expires_at > latest:
-                job.lease_expires_at = latest
+            elif is_clock_sure and _is_from_later(job, now):
+                job.lease_expires_at = now + timedelta(seconds=job.lease_s)
     return taken
+
+
+def _is_from_later(job: Any, now: datetime) -> bool:
+    """Whether a lease ends later than one that is given now. Those from before revision 0005 do not tell."""
+    return job.lease_s is not None and job.lease_expires_at > now + timedelta(seconds=job.lease_s)
+
+
+def _lost_coordinators(session: Session, job: Job) -> int:
+    """How many coordinators have died, or fallen silent, while they held this job."""
+    endings = select(JobAttempt.worker).where(JobAttempt.job_id == job.id, JobAttempt.ending == Ending.LOST)
+    return sum(map(is_coordinator, session.scalars(endings)))
 
 
 @contextmanager
@@ -334,6 +350,9 @@ def _infra_failure(
     if job.infra_failures >= max_infra_attempts:
         _give_up(session, job, how, Fault.INFRA)
         return
-    delay_s = min(retry_delay_s * 2.0 ** (job.infra_failures - 1), MAX_RETRY_DELAY_S)
+    _again(session, job, how, delay_s=min(retry_delay_s * 2.0 ** (job.infra_failures - 1), MAX_RETRY_DELAY_S))
+
+
+def _again(session: Session, job: Job, how: _Failure, *, delay_s: float = 0.0) -> None:
     moves.end(session, job, Status.QUEUED, how.ending, now=how.now, fault=Fault.INFRA, reasons=how.reasons)
     job.reasons, job.not_before = list(how.reasons), how.now + timedelta(seconds=delay_s)

@@ -14,19 +14,32 @@ def job_key(submission_id: str, kind: JobKind, condition_digest: str | None, see
     return digest_json({"submission": submission_id, "kind": kind, "condition": condition_digest, "seed": seed})
 
 
+_COORDINATOR = "coordinator@"
+
+
 def worker_id(pid: int | None = None) -> str:
     """Name of a process of this machine (None: this one), `host:pid:start`. The start tells it from a later one."""
     pid = os.getpid() if pid is None else pid
     return f"{socket.gethostname()}:{pid}:{_process_start(pid)}"
 
 
+def coordinator_id(pid: int | None = None) -> str:
+    """The same for a process that holds jobs which others do, so that its end is not taken for theirs."""
+    return f"{_COORDINATOR}{worker_id(pid)}"
+
+
+def is_coordinator(worker: str) -> bool:
+    """Whether that is a name of `coordinator_id`."""
+    return worker.startswith(_COORDINATOR)
+
+
 def is_dead_here(worker: str) -> bool:
-    """Whether `worker` (from `worker_id`) ran on this machine and runs no longer; False where that cannot be known.
+    """Whether `worker` (either kind of name) ran on this machine and runs no longer; False where that cannot be known.
 
     A machine is told by its boot and its pid namespace, since host names change while a process runs. A worker of this
     host name and an earlier boot died with it.
     """
-    host, pid, start = worker.rsplit(":", 2)
+    host, pid, start = worker.removeprefix(_COORDINATOR).rsplit(":", 2)
     boot, namespace, _ = start.split("-")
     if boot != _boot():
         return host == socket.gethostname()

@@ -32,7 +32,7 @@ def move(job: Job, to: Status) -> None:
             f"job {job.id} cannot go from {job.status} to {to}; this is a mistake in ranker, please report it"
         )
     job.status = to
-    job.worker, job.lease_expires_at, job.fault = None, None, None
+    job.worker, job.lease_expires_at, job.lease_s, job.fault = None, None, None, None
 
 
 _BEGIN = (
@@ -43,6 +43,7 @@ _BEGIN = (
         attempt=_JOB.c.attempt + 1,
         worker=bindparam("by"),
         lease_expires_at=bindparam("until"),
+        lease_s=bindparam("long"),
         started_at=bindparam("now"),
         not_before=None,
         progress=None,
@@ -57,7 +58,8 @@ def begin(connection: Connection, job_id: int, *, worker: str, now: datetime, le
     Returns the job's row; None, and nothing changed, if it is not queued any more.
     """
     until = now + timedelta(seconds=lease_s)
-    row = connection.execute(_BEGIN, {"job_id": job_id, "by": worker, "until": until, "now": now}).one_or_none()
+    values = {"job_id": job_id, "by": worker, "until": until, "long": lease_s, "now": now}
+    row = connection.execute(_BEGIN, values).one_or_none()
     if row is not None:
         attempt = {"job_id": job_id, "number": row.attempt, "worker": worker, "started_at": now, "reasons": []}
         connection.execute(insert(_ATTEMPT), attempt)

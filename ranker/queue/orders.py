@@ -12,6 +12,9 @@ from ranker.queue import moves
 from ranker.queue.identity import job_key
 from ranker.types import Condition, Ending, Fault, JobKind, Status
 
+EVIDENCE_PRIORITY = -100
+"""Of further seeds: what somebody waits for goes first."""
+
 
 def enqueue(
     session: Session,
@@ -22,8 +25,9 @@ def enqueue(
     seed: int,
     now: datetime,
     again: bool = False,
+    priority: int = 0,
 ) -> Job:
-    """The job for this question, queued unless it is queued, running or answered already.
+    """The job for this question, queued unless it is queued, running or answered already; a new one gets `priority`.
 
     A job that failed by infra or organizer, or was cancelled, is queued again with a fresh count of retries; one that
     failed by the participant's fault, or a check that succeeded, only with `again`. Flushes, so that the job has an id;
@@ -42,6 +46,7 @@ def enqueue(
             condition_digest=digest,
             condition=None if condition is None else condition.to_json(),
             seed=seed,
+            priority=priority,
             status=Status.QUEUED,
             reasons=[],
             created_at=now,

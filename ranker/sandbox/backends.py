@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ranker.errors import MissingError
+from ranker.errors import InfraError, MissingError
 from ranker.sandbox.bubblewrap import Bubblewrap
 from ranker.sandbox.none import NoSandbox
 from ranker.sandbox.serving import ServedSandbox
@@ -34,10 +34,11 @@ def open_sandbox(
     """A backend that works here; nothing is started yet. `home` is the organizer's folder, which no encoder may see.
 
     AUTO tries docker, then bubblewrap; never none. What dead processes of ours left behind is removed.
-    Raises MissingError saying what to install.
+    Raises MissingError saying what to install; InfraError if one did not answer in time, as on an overloaded machine:
+    it may do so later.
     """
     names = (SandboxName.DOCKER, SandboxName.BUBBLEWRAP) if name is SandboxName.AUTO else (name,)
-    reasons = []
+    reasons, is_busy = [], False
     for candidate in names:
         sandbox = backend(candidate, image=image, home=home, runtime=runtime, remap=remap)
         availability = sandbox.available()
@@ -45,6 +46,9 @@ def open_sandbox(
             sandbox.reap()
             return sandbox
         reasons.append(f"{candidate}: {availability.reason}")
+        is_busy = is_busy or availability.busy
+    if is_busy:
+        raise InfraError(f"no sandbox answered in time ({'; '.join(reasons)}); this machine may have too much to do")
     raise MissingError(
         f"there is no sandbox to run an encoder in ({'; '.join(reasons)}); "
         "for code that you wrote yourself, and for no other, `--sandbox none` runs it without one"

@@ -23,9 +23,13 @@ Features = npt.NDArray[np.float32]  # (T', D)
 
 @dataclass(frozen=True, kw_only=True)
 class Availability:
-    """Whether a backend works here; if not, `reason` says why and what to do, in one sentence."""
+    """Whether a backend works here; if not, `reason` says why and what to do, in one sentence.
+
+    `busy`: it did not answer in time, which says nothing of whether it works.
+    """
 
     ok: bool
+    busy: bool = False
     reason: str = ""
     version: str = ""
 

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from ranker.errors import MissingError
@@ -36,6 +37,7 @@ from ranker.settings import Limits
 from ranker.types import SandboxName
 
 TRIES = 3
+PATIENCE_S = (10.0, 30.0, 90.0)
 KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}  # bwrap itself, or what it started
 TMP = Path("/tmp")  # noqa: S108  inside the sandbox
 
@@ -50,11 +52,13 @@ class Bubblewrap(ServedSandbox):
         if shutil.which("bwrap") is None:
             return Availability(ok=False, reason="bubblewrap is not installed; install the system's package bubblewrap")
         try:
-            version = unkilled(lambda: _run(["bwrap", "--version"])).stdout.split()[-1]
-            tried = unkilled(_confine_true)
+            version = patiently(lambda timeout_s: _run(["bwrap", "--version"], timeout_s)).stdout.split()[-1]
+            tried = patiently(_confine_true)
         except MissingError as error:
             return Availability(ok=False, reason=str(error))
-        except (OSError, subprocess.TimeoutExpired, IndexError) as error:
+        except subprocess.TimeoutExpired as error:
+            return Availability(ok=False, busy=True, reason=f"bubblewrap did not start in time, {error.timeout:.0f} s")
+        except (OSError, IndexError) as error:
             return Availability(ok=False, reason=f"bubblewrap cannot be run: {error}")
         if tried.returncode != 0:
             reason = (
@@ -108,6 +112,17 @@ class Bubblewrap(ServedSandbox):
                 os.close(file)
 
 
+def patiently(run: Callable[[float], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """How a trial ended that is given more time if it took too long, since a busy machine is no broken one.
+
+    Raises subprocess.TimeoutExpired if it never ended.
+    """
+    for timeout_s in PATIENCE_S[:-1]:
+        with suppress(subprocess.TimeoutExpired):
+            return unkilled(partial(run, timeout_s))
+    return unkilled(partial(run, PATIENCE_S[-1]))
+
+
 def unkilled(run: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
     """How a trial ended; it is tried again if somebody killed it (the kernel, where memory is short): that says nothing
     of what works here, and would stop the whole queue.
@@ -119,20 +134,20 @@ def unkilled(run: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.
     return run()
 
 
-def _confine_true() -> subprocess.CompletedProcess[str]:
+def _confine_true(timeout_s: float) -> subprocess.CompletedProcess[str]:
     file = seccomp.compiled_filter()
     try:
         world = ["--ro-bind", "/usr", "/usr", *system_links(), "--seccomp", str(file)]
-        return _run([*namespaces(), *world, "/usr/bin/true"], file)
+        return _run([*namespaces(), *world, "/usr/bin/true"], timeout_s, file)
     finally:
         os.close(file)
 
 
-def _run(command: list[str], *files: int) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], timeout_s: float, *files: int) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.defpath}
     # Every word of the command is ours.
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=10, check=False, env=environment, pass_fds=files
+        command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment, pass_fds=files
     )
 
 

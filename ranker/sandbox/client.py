@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from ranker.config import Recipe
 from ranker.errors import InfraError, ParticipantError
+from ranker.pace import PULSE
 from ranker.sandbox import wire
 from ranker.sandbox.base import SAMPLE_RATE_HZ, Audio, Features
 from ranker.sandbox.contract import (
@@ -263,6 +264,7 @@ class EncoderClient:
             raise self._fail(Seen.CLOSED, phase, str(error), subject) from None
         answer = self._receive(phase, max_payload=max_payload, deadline=deadline, subject=subject, late=late)
         self._seconds[phase] += time.monotonic() - started
+        PULSE.mark()
         return answer
 
     def _must_be_quiet(self, phase: Phase, subject: str) -> None:

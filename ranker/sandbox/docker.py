@@ -76,7 +76,7 @@ class DockerSandbox(ServedSandbox):
     def available(self) -> Availability:
         """Ask the engine for its version, and whether it is as configured; never raises."""
         try:
-            with _engine(timeout_s=2) as client:
+            with _engine(timeout_s=10) as client:
                 version = str(client.version()["Version"])
                 self._require(client.info())
                 with contextlib.suppress(ImageNotFound):
@@ -87,6 +87,8 @@ class DockerSandbox(ServedSandbox):
                 )
         except MissingError as error:
             return Availability(ok=False, reason=str(error))
+        except requests.Timeout as error:
+            return Availability(ok=False, busy=True, reason=f"the Docker engine is slow: {plain(str(error), 200)}")
         except (DockerException, requests.RequestException, KeyError) as error:
             return Availability(ok=False, reason=f"the Docker engine fails: {plain(str(error), 200)}")
 

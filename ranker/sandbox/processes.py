@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -22,6 +24,14 @@ def is_below(pid: int, ancestor: int) -> bool:
     while one is not None and one > 1 and one != ancestor:
         one = parent_of(one)
     return one == ancestor
+
+
+def kill_below(ancestor: int) -> None:
+    """SIGKILL to every process that descends from this one, whatever session it is in."""
+    pids = [int(path.name) for path in PROC.glob("[0-9]*")]
+    for pid in [each for each in pids if each != ancestor and is_below(each, ancestor)]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kernel_kills() -> int:
