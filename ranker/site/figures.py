@@ -416,6 +416,6 @@ class BoardFigures:
             axes.margins(0.06)
 
         tau = self.board.agreement.tau
-        description = f"{len(pairs)} teams; Kendall's tau is {NONE if tau is None else number(tau, 2)}."
+        description = f"{len(pairs)} teams; Kendall's tau is {NONE if math.isnan(tau) else number(tau, 2)}."
         title = f"{first.capitalize()} against {second} tasks"
         return drawn(WIDTH, 260, draw, name=f"{self.name}-agreement", title=title, description=description)

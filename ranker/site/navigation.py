@@ -21,4 +21,4 @@ HISTORY = Link(href="history.html", title="History")
 
 def links(*, has_history: bool) -> tuple[Link, ...]:
     """The pages that a site has, in order. A page tells its template which one it is: `here=RANKING.href`."""
-    return (RANKING, COMPARE, *([HISTORY] if has_history else []))
+    return (RANKING, COMPARE, METHOD, *([HISTORY] if has_history else []))

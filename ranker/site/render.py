@@ -20,7 +20,8 @@ from ranker.calibration import Calibration
 from ranker.errors import UsageError
 from ranker.home import asset
 from ranker.site import export, scores
-from ranker.site.navigation import COMPARE, RANKING, links
+from ranker.site.method_view import method_view
+from ranker.site.navigation import COMPARE, METHOD, RANKING, links
 from ranker.site.pages import SubmissionPage, page_path, predictions_path
 from ranker.site.submission_view import public_runs, standings, submission_view
 from ranker.site.text import team_name
@@ -158,6 +159,10 @@ def _write(
     _put(folder / "compare.html", compare)
     template = templates.get_template("submission.html")
     prepared = [standings(board) for board in boards]
+    method = templates.get_template("method.html").render(
+        method=method_view(prepared, submissions), root="", here=METHOD.href, **shared
+    )
+    _put(folder / METHOD.href, method)
     for page in submissions:
         html = template.render(submission=submission_view(page, prepared), root="../", **shared)
         _put(folder / page_path(page.id), html)
