@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from postgres import sqlite_only
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -210,6 +211,7 @@ def test_a_machine_that_slept_takes_no_job_from_a_worker_that_lives(
     assert seen == [Status.RUNNING, Status.RUNNING, Status.RUNNING, Status.QUEUED]
 
 
+@sqlite_only
 def test_a_database_that_takes_nothing_costs_no_worker_its_life(
     engine: Engine, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
