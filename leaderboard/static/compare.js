@@ -4,7 +4,7 @@
 (() => {
   const { element, drawing, number } = site;
   const MOST = 4;
-  const WIDTH = 250;
+  const WIDTH = 200;
   const LANE = 13;
   const DIGITS = 4; // of scores side by side, which often differ by less than a thousandth
 

@@ -98,7 +98,7 @@
       }
       const link = this.section.querySelector(".compare-link");
       link.href = `compare.html${address.format({ ...address.NONE, track: this.board.slug, picked })}`;
-      link.querySelector("span").textContent = picked.length === 0 ? "" : ` (${picked.length})`;
+      link.querySelector("span").textContent = picked.length === 0 ? "" : `\u00a0(${picked.length})`;
       link.classList.toggle("ready", picked.length > 1);
       this.table.table.classList.toggle("picking", picked.length > 0);
     }

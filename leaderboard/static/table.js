@@ -81,11 +81,14 @@ const table = (() => {
     order(sort, results) {
       const shown = ordered(this.board, results ?? official(this.board), sort);
       const places = new Map(this.board.rows.map((row, index) => [row, index]));
+      const next = new Map(); // of each body: the line that stands where the next one belongs
       for (const result of shown) {
         const index = places.get(result.row);
         const line = this.rows.get(index);
         const home = result.score === null ? this.homes.get(index) : this.ranked;
-        home.append(line);
+        if (!next.has(home)) next.set(home, home.querySelector("tr[data-row]"));
+        if (next.get(home) === line) next.set(home, line.nextElementSibling);
+        else home.insertBefore(line, next.get(home)); // lines that stand right are not touched
         this.overlay(line, result, results !== null);
       }
       for (const body of this.table.tBodies) body.hidden = body.querySelector("tr[data-row]") === null;
@@ -135,6 +138,7 @@ const table = (() => {
       for (const line of this.table.querySelectorAll("tr.heads, tr[data-row], tfoot tr")) {
         out.forEach((isOut, index) => { line.cells[index].hidden = isOut; });
       }
+      this.table.querySelectorAll("col").forEach((column, index) => { column.hidden = out[index]; });
       for (const span of this.table.querySelectorAll(".spans [data-keys]")) {
         const left = span.dataset.keys.split(" ").filter((key) => this.keys.includes(key) && !hidden.includes(key)).length;
         span.hidden = left === 0;
