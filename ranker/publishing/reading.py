@@ -1,0 +1,199 @@
+"""All text of a file that is to be published, whatever its kind, with the place where it stands. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from ranker.errors import RankerError
+
+CELLS_PER_PIECE = 2000  # of a table's column
+_DATA_URI = re.compile(r"data:[\w/+.-]*(?:;[\w=.-]+)*;base64,([A-Za-z0-9+/=\s]+)")
+_PLAIN = frozenset({".js", ".css", ".txt"})
+_MARKUP = frozenset({".html", ".svg"})
+_UNREAD = ("class of ", "id of ", "href of ", "src of ", "rel of ", "type of ", "d of ", "a name in ")
+
+
+class UnreadableError(RankerError):
+    """A file of the folder cannot be read as what its name says it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some text of a file. `place` says where, for people; `cells` are the values that it is made of, and no names of
+    fields, columns and attributes.
+    """
+
+    place: str
+    text: str
+    cells: tuple[str, ...]
+
+
+def pieces(path: Path) -> Iterator[Piece]:
+    """All text of one file, decoded. Raises UnreadableError for a kind of file that this cannot look into."""
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        yield from _table(path)
+        return
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"it is not UTF-8 (byte {error.start})") from None
+    if kind == ".json":
+        yield from _json(text)
+    elif kind == ".csv":
+        yield from _csv(text)
+    elif kind in _MARKUP:
+        yield from _markup(text)
+    elif kind in _PLAIN or path.name == ".ranker-site":
+        yield Piece(place="text", text=text, cells=(text,))
+    else:
+        raise UnreadableError(f"files ending in {kind or 'nothing'} are not looked into")
+    yield from _embedded(text)
+
+
+def _embedded(text: str) -> Iterator[Piece]:
+    """What stands in data: addresses."""
+    for found in _DATA_URI.finditer(text):
+        try:
+            value = base64.b64decode("".join(found[1].split()), validate=True).decode("latin-1")
+        except (binascii.Error, ValueError):
+            raise UnreadableError("a data: address in it is no base64") from None
+        yield Piece(place="a data: address", text=value, cells=(value,))
+
+
+def _json(text: str) -> Iterator[Piece]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UnreadableError(f"it is no JSON ({error})") from None
+    yield from _together(list(_strings(value, "")))
+    names = dict.fromkeys(_names(value))
+    yield Piece(place="names of fields", text="\n".join(names), cells=())
+
+
+def _names(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from map(str, value)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(item)
+
+
+def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _strings(item, f"{place}[{number}]")
+
+
+def _together(found: list[tuple[str, str]]) -> Iterator[Piece]:
+    """One piece per value that is long or odd, and one for all that cannot hold anything: bare words and digests."""
+    dull = []
+    for place, text in found:
+        if text.isascii() and text.replace("_", "").replace("-", "").isalnum():
+            dull.append(text)
+        else:
+            yield Piece(place=place, text=text, cells=(text,))
+    if dull:
+        yield Piece(place="words", text="\n".join(dull), cells=tuple(dull))
+
+
+def _csv(text: str) -> Iterator[Piece]:
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise UnreadableError(f"it is no CSV ({error})") from None
+    for number, row in enumerate(rows, start=1):
+        yield Piece(place=f"row {number}", text="\n".join(row), cells=tuple(row) if number > 1 else ())
+
+
+def _table(path: Path) -> Iterator[Piece]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        metadata = {**(file.metadata.metadata or {}), **(file.schema_arrow.metadata or {})}
+        said = [each.decode("utf-8", "replace") for pair in metadata.items() for each in pair]
+        said += [
+            name for field in file.schema_arrow for name in (field.name, *map(str, (field.metadata or {}).values()))
+        ]
+        yield Piece(place="the schema", text="\n".join(said), cells=tuple(said))
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            for name in table.column_names:
+                values = [
+                    str(value) for value in table[name].to_pylist() if value is not None and not _is_number(value)
+                ]
+                for start in range(0, len(values), CELLS_PER_PIECE):
+                    cells = tuple(values[start : start + CELLS_PER_PIECE])
+                    yield Piece(place=f"column {name}", text="\n".join(cells), cells=cells)
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableError(f"it is no Parquet table ({error})") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, bool | int | float)
+
+
+class _Markup(HTMLParser):
+    """Text, attributes, comments and declarations, each with its place."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [(f"{name} of <{tag}>", value) for name, value in attrs if value]
+        self.found += [(f"a name in <{tag}>", name) for name, _ in attrs]
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.found.append((f"line {self.getpos()[0]}", data))
+
+    def handle_comment(self, data: str) -> None:
+        self.found.append(("a comment", data))
+
+    def handle_decl(self, decl: str) -> None:
+        self.found.append(("a declaration", decl))
+
+    def handle_pi(self, data: str) -> None:
+        self.found.append(("an instruction", data))
+
+    def unknown_decl(self, data: str) -> None:
+        self.found.append(("a section", data))
+
+
+def _markup(text: str) -> Iterator[Piece]:
+    parser = _Markup()
+    parser.feed(text)
+    parser.close()
+    for place, value in parser.found:
+        cells = () if place.startswith(_UNREAD) else _leaves(value)
+        yield Piece(place=place, text=value, cells=tuple(" ".join(cell.split()) for cell in cells))
+    # As it is read, with what tags part: an address may have a tag in its middle.
+    whole = "".join(value for place, value in parser.found if place.startswith("line "))
+    yield Piece(place="the text", text=whole, cells=())
+
+
+def _leaves(value: str) -> list[str]:
+    """The texts of data that stands in a page as JSON; of anything else, itself."""
+    if value.lstrip().startswith(("{", "[")):
+        try:
+            return [text for _, text in _strings(json.loads(value), "")]
+        except ValueError:
+            pass
+    return [value]
