@@ -142,6 +142,7 @@ def test_a_worker_that_hangs_loses_its_place_whoever_took_its_job(engine: Engine
     assert (done.status, done.attempt, (done.result or {})["attempt"]) == (Status.SUCCEEDED, 2, 2)
 
 
+@sqlite_only
 def test_a_look_at_the_queue_is_cheap_however_many_jobs_wait(engine: Engine, home: Home) -> None:
     """Attacks with ten thousand jobs of others in front of ours, and with ten thousand of ours: what SQLite does for a
     look grows with neither. Counted in steps of its virtual machine.
