@@ -410,8 +410,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.copytree(ingested, peaceful)
         run(peaceful, "evaluate", "--all")
         reference = aftermath.outcome(peaceful)
-        if asked.scenes:
-            scenes(ingested, reference, found)
         while len(found.kills) < asked.kills and time.monotonic() - began < asked.minutes * 60:
             one_round(ingested, reference, found, asked)
             found.seconds = time.monotonic() - began
@@ -424,6 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (folder / "findings.json").write_text(json.dumps(vars(found)), encoding="utf-8")
             if asked.write is not None:
                 asked.write.write_text(report(found, asked), encoding="utf-8")
+        if asked.scenes:
+            scenes(ingested, reference, found)
     page = report(found, asked)
     if asked.write is None:
         print(page)
