@@ -1,26 +1,21 @@
-"""data.json and the CSV files: all that the HTML shows, for programs. Pure: they return text."""
+"""data.json, which holds all that the HTML shows, and each track's table as CSV. Pure: they return text."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from ranker.board import Board, Cell, Row, TaskColumn
+from ranker.board import Board
 from ranker.calibration import Calibration
 from ranker.site.charts import thinned
 from ranker.site.pages import SubmissionPage
 from ranker.site.submission_view import public_runs
+from ranker.site.tidy import inert
 
-FORMAT = 1
-_COLUMNS = (
-    "track", "rank", "team", "submission", "track_score", "task", "group", "metric",
-    "score", "score_low", "score_high", "normalized", "worst", "best", "weight", "items", "blind",
-)  # fmt: skip
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMAT = 2
+"""Counted up when a field changes its meaning or goes; docs/data.md describes each."""
 
 
 def to_json(boards: Sequence[Board], pages: Sequence[SubmissionPage], calibrations: Sequence[Calibration] = ()) -> str:
@@ -37,42 +32,11 @@ def to_json(boards: Sequence[Board], pages: Sequence[SubmissionPage], calibratio
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def to_csv(boards: Sequence[Board]) -> str:
-    """Every score of every board, one per line."""
-    lines = [
-        _line(board, row, task, row.cells[task.name])
-        for board in boards
-        for row in board.rows
-        for task in board.columns
-        if task.name in row.cells
-    ]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
-
-
 def track_csv(board: Board) -> str:
     """One board as its table stands (`Board.to_frame`): one line per submission, one column per task."""
     frame = board.to_frame()
-    frame["team"] = frame["team"].map(_inert)
+    frame["team"] = frame["team"].map(inert)
     return str(frame.to_csv(index=False, lineterminator="\n"))
-
-
-def _line(board: Board, row: Row, task: TaskColumn, cell: Cell) -> dict[str, object]:
-    low, high = (cell.interval.low, cell.interval.high) if cell.interval else (None, None)
-    return {
-        "track": board.track, "rank": row.rank, "team": _inert(row.team), "submission": row.submission_id,
-        "track_score": row.score, "task": task.name, "group": task.group.value, "metric": task.metric,
-        "score": cell.raw, "score_low": low, "score_high": high, "normalized": cell.normalized,
-        "worst": task.worst, "best": task.best, "weight": task.weight, "items": task.items, "blind": task.blind,
-    }  # fmt: skip
-
-
-def _inert(value: str) -> str:
-    """A spreadsheet runs a text that begins like a formula; an apostrophe makes it text. data.json has it unchanged."""
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
 
 
 def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]:
@@ -88,11 +52,19 @@ def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]
         "runs": [
             {
                 "track": run.track,
+                "part": run.part,
                 "manifest": run.manifest,
                 "curve": thinned(run.curve),
+                "gradient_norms": thinned(run.gradient_norms),
                 "samples": {
                     task: [
-                        {"item": s.item, "reference": s.reference, "candidate": s.candidate, "score": s.score}
+                        {
+                            "item": s.item,
+                            "reference": s.reference,
+                            "candidate": s.candidate,
+                            "score": s.score,
+                            "pick": s.pick,
+                        }
                         for s in items
                     ]
                     for task, items in run.samples.items()

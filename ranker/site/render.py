@@ -19,7 +19,7 @@ from ranker.board import Board
 from ranker.calibration import Calibration
 from ranker.errors import UsageError
 from ranker.home import asset
-from ranker.site import export, scores
+from ranker.site import export, scores, tidy
 from ranker.site.method_view import method_view
 from ranker.site.navigation import COMPARE, METHOD, RANKING, links
 from ranker.site.pages import SubmissionPage, page_path, predictions_path
@@ -174,7 +174,7 @@ def _write(
                 shutil.copyfile(source, target)
     _put(folder / "scores.js", scores.to_script(boards, pages))
     _put(folder / "data.json", export.to_json(boards, submissions, calibrations))
-    _put(folder / "data.csv", export.to_csv(boards))
+    _put(folder / "data.csv", tidy.to_csv(boards, calibrations))
     for track in tracks:
         _put(folder / f"{track.slug}.csv", export.track_csv(track.board))
     _put(folder / _MARKER, "This folder was made by ranker, which replaces it as a whole.\n")
