@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,18 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ranker.config import Recipe
-from ranker.lalm.layouts import arrange
+from ranker.lalm.dropout import Dropout, PaddedDropout
+from ranker.lalm.layouts import Arrangement, arrange
+from ranker.lalm.packed import Dropping, run
 from ranker.sandbox.base import Features
-from ranker.types import Precision
+from ranker.types import Layout, Precision
 
 # Every linear layer of a Llama block; the head is left alone.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+# A piece of a batch has one sequence, and others as long as together they have no more tokens than this: enough to use
+# a processor's or a card's arithmetic well.
+_PIECE_TOKENS = {"cpu": 1_024, "cuda": 32_768}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +44,61 @@ class Example:
     target: tuple[int, ...]
 
 
-def seed_everything(*parts: object) -> None:
-    """Seed torch with a function of `parts` alone, so that randomness never depends on what ran before."""
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Whole sequences of a batch, one after another: T rows, of which L predict a label.
+
+    `frames` (sum T', D) and `tokens` (prompts and targets) are cut by `heard` and `read`, their numbers in each
+    sequence. `wanted` are the L rows whose next token is one of `labels`; `share` is one over the batch's labels.
+    """
+
+    frames: torch.Tensor
+    tokens: torch.Tensor
+    heard: list[int]
+    read: list[int]
+    positions: torch.Tensor
+    wanted: torch.Tensor
+    labels: torch.Tensor
+    share: float
+    arrangement: Arrangement
+
+    def to(self, device: torch.device) -> Packed:
+        """On that device; from pinned memory the copies are not waited for."""
+        if device.type == "cpu":
+            return self
+        tensors = ("frames", "tokens", "positions", "wanted", "labels")
+        moved: dict[str, Any] = {
+            name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in tensors
+        }
+        return replace(self, **moved)
+
+
+def packed(batch: Sequence[Example], layout: Layout, *, share: float) -> Packed:
+    """These examples as they go through the decoder together."""
+    heard = [len(example.features) for example in batch]
+    text = [example.prompt + example.target for example in batch]
+    arrangement = arrange(layout, heard, [len(tokens) for tokens in text])
+    ends = np.cumsum([len(columns) for columns in arrangement.columns])
+    wanted = [
+        np.arange(end - len(example.target) - 1, end - 1) for example, end in zip(batch, ends.tolist(), strict=True)
+    ]
+    return Packed(
+        frames=torch.from_numpy(np.concatenate([example.features for example in batch])),
+        tokens=torch.tensor([token for tokens in text for token in tokens]),
+        heard=heard,
+        read=[len(tokens) for tokens in text],
+        positions=torch.from_numpy(np.concatenate(arrangement.columns)),
+        wanted=torch.from_numpy(np.concatenate(wanted)),
+        labels=torch.tensor([token for example in batch for token in example.target]),
+        share=share,
+        arrangement=arrangement,
+    )
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that is a function of `parts` alone, so that randomness never depends on what ran before."""
     text = ":".join(map(str, parts))
-    torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class AudioLanguageModel(nn.Module):
@@ -62,10 +119,11 @@ class AudioLanguageModel(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
         self.layout = recipe.layout
+        self.lora_dropout = recipe.lora_dropout
         self.eos_id = int(decoder.config.eos_token_id)  # type: ignore[arg-type]
         hidden = decoder.config.hidden_size
         embeddings: torch.Tensor = decoder.get_input_embeddings().weight  # type: ignore[assignment]
-        seed_everything(init_key, "projector")
+        torch.manual_seed(seed_of(init_key, "projector"))
         self.projector = nn.Linear(feature_dim, hidden)
         if recipe.projector_init == "match_embeddings":
             # Unit-variance features then land where token embeddings lie.
@@ -77,7 +135,7 @@ class AudioLanguageModel(nn.Module):
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         if recipe.precision is Precision.BF16:
             decoder.to(torch.bfloat16)  # type: ignore[arg-type]
-        seed_everything(init_key, "lora")
+        torch.manual_seed(seed_of(init_key, "lora"))
         lora = LoraConfig(
             r=recipe.lora_rank,
             lora_alpha=recipe.lora_alpha,
@@ -134,23 +192,54 @@ class AudioLanguageModel(nn.Module):
         embedded: torch.Tensor = self.body.embed_tokens(ids)
         return embedded
 
-    def forward(self, batch: Sequence[Example]) -> torch.Tensor:
-        """Mean cross-entropy over all target and EOS tokens of the batch, a scalar.
-
-        Logits are computed where there are labels, and nowhere else. Where padding stands is the layout's matter.
+    def pack(self, batch: Sequence[Example]) -> list[Packed]:
+        """A batch in pieces that are computed one after another, each with whole sequences: what is kept for the
+        backward pass is then bounded by the longest clip, not by the batch. Needs no device, nor touches one.
         """
-        audio = self.embed_audio([example.features for example in batch])
-        text = [self.embed_text(example.prompt + example.target).to(audio[0].dtype) for example in batch]
-        laid = arrange(self.layout, audio, text)  # (B, S, H)
-        hidden = self.body(
-            inputs_embeds=laid.embedded, attention_mask=laid.attention_mask, use_cache=False
-        ).last_hidden_state  # (B, S, H)
-        predicting = []  # the L positions whose next token is a label
-        for row, (example, end) in enumerate(zip(batch, laid.ends, strict=True)):
-            predicting.append(hidden[row, end - len(example.target) - 1 : end - 1])
-        logits = self.head(torch.cat(predicting))  # (sum L, V)
-        labels = torch.tensor([token for example in batch for token in example.target], device=self.device)
-        return functional.cross_entropy(logits.float(), labels)
+        labels = sum(len(example.target) for example in batch)
+        if self.layout is Layout.XARES_LLM:  # positions depend on the whole batch
+            return [packed(batch, self.layout, share=1 / labels)]
+        pieces: list[list[Example]] = []
+        room = 0
+        for example in batch:
+            length = len(example.features) + len(example.prompt) + len(example.target)
+            if length > room:
+                pieces.append([])
+                room = _PIECE_TOKENS[self.device.type]
+            pieces[-1].append(example)
+            room -= length
+        return [packed(piece, self.layout, share=1 / labels) for piece in pieces]
+
+    def loss(self, piece: Packed, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The piece's part of the batch's mean cross-entropy over all target and EOS tokens, a scalar.
+
+        Logits are computed where there are labels, and nowhere else. `generator` draws dropout (None: torch's own).
+        """
+        piece = piece.to(self.device)
+        projected = self.projector((piece.frames - self.feature_mean) * self.feature_scale)
+        text = self.body.embed_tokens(piece.tokens)
+        parts = zip(projected.to(text.dtype).split(piece.heard), text.split(piece.read), strict=True)
+        hidden = run(
+            self.decoder,
+            torch.cat([part for pair in parts for part in pair]),  # (T, H)
+            lengths=[heard + read for heard, read in zip(piece.heard, piece.read, strict=True)],
+            positions=piece.positions,
+            wanted=piece.wanted,
+            dropping=self.dropping(piece, generator),
+        )  # (L, H)
+        logits = self.head(hidden).float()  # (L, V)
+        return functional.cross_entropy(logits, piece.labels, reduction="sum") * piece.share
+
+    def forward(self, batch: Sequence[Example]) -> torch.Tensor:
+        """Mean cross-entropy over all target and EOS tokens of the batch, a scalar."""
+        return torch.stack([self.loss(piece) for piece in self.pack(batch)]).sum()
+
+    def dropping(self, piece: Packed, generator: torch.Generator | None) -> Dropping:
+        """What draws the dropout of this piece."""
+        rate = self.lora_dropout if self.training else 0.0
+        if self.layout is Layout.XARES_LLM:
+            return PaddedDropout(rate=rate, arrangement=piece.arrangement, device=self.device, generator=generator)
+        return Dropout(rate=rate, count=len(piece.positions), device=self.device, generator=generator)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """All that training may change, and the standardisation: name -> tensor on the CPU."""

@@ -1,7 +1,7 @@
 """Training: one visible loop, and checkpoints from which it goes on to the very same weights.
 
 The loop has no state besides step number, weights and optimizer: batches are a function of the benchmark and the
-seed, and torch is seeded anew at each step. So a resumed run equals an uninterrupted one.
+seed, and dropout is seeded anew at each step. So a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from ranker.config import Recipe
 from ranker.durable import remove_folder, whole_folder
 from ranker.errors import InfraError, ParticipantError
-from ranker.lalm.model import AudioLanguageModel, Example, seed_everything
-from ranker.types import Precision
+from ranker.lalm.ahead import made_ahead
+from ranker.lalm.model import AudioLanguageModel, Example, Packed, seed_of
 
 LOG_NAME = "train.jsonl"
 _KEPT_CHECKPOINTS = 2
@@ -45,7 +48,7 @@ def build_optimizer(model: AudioLanguageModel, recipe: Recipe) -> torch.optim.Ad
         {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon, fused=True)
 
 
 def train(
@@ -62,54 +65,131 @@ def train(
 ) -> None:
     """Train projector and LoRA in place for `steps` steps.
 
-    `examples(step)` gives the batch of a step; `random_key` names the randomness of dropout. Checkpoints go to
-    `folder/step-<n>` every `checkpoint_every` steps and at the end; `resume_from` is one of an earlier attempt.
-    `cpu` keeps it off a GPU that is there.
+    `examples(step)` gives the batch of a step; another thread calls it, ahead of time. `random_key` names the
+    randomness of dropout. Checkpoints go to `folder/step-<n>` every `checkpoint_every` steps and at the end;
+    `resume_from` is one of an earlier attempt. `cpu` keeps it off a GPU that is there.
     `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`, and is on the disk
     before the step's checkpoint is: whoever goes on from a checkpoint finds the lines of all its steps. But for the
-    times (`seconds`, `examples_per_s`) they are the same as without an interruption.
+    times (`seconds`, `examples_per_s`, `waited_s`) they are the same as without an interruption.
     Raises ParticipantError or InfraError if loss or gradient are not finite; no checkpoint holds such weights.
     """
     # accelerate keeps the first precision and device of a process for ever; a worker does one job after another.
     AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if recipe.precision is Precision.BF16 else "no")
+    accelerator = Accelerator(cpu=cpu)  # bf16 is the decoder's own: nothing is cast on the way
     optimizer = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, optimizer)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     first = _restore(resume_from, model, optimizer) if resume_from else 0
     model.train()
-    with (folder / LOG_NAME).open("a", encoding="utf-8", buffering=1) as log:
+    dropout = torch.Generator(model.device)
+    coming = made_ahead(lambda step: _Batch.of(model, examples(step)), range(first, steps))
+    taken: list[_Taken] = []
+    with (folder / LOG_NAME).open("a", encoding="utf-8", buffering=1) as log, closing(coming):
         for step in range(first, steps):
             started = time.perf_counter()
             rate = learning_rate_at(step, recipe=recipe, steps=steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = examples(step)
-            seed_everything(random_key, "dropout", step)
-            with accelerator.autocast():
-                loss = model(batch)
-            accelerator.backward(loss)
-            norm = float(accelerator.clip_grad_norm_(trained, recipe.gradient_clip) or 0.0)
-            value = float(loss.detach())
-            if not (math.isfinite(value) and math.isfinite(norm)):
-                raise _diverged(model, batch, f"loss {value} and gradient norm {norm} at step {step + 1} of {steps}")
+            batch, waited_s = next(coming)
+            dropout.manual_seed(seed_of(random_key, "dropout", step))
+            loss = torch.zeros((), device=model.device)
+            for piece in batch.pieces:
+                part = model.loss(piece, dropout)
+                accelerator.backward(part)
+                loss += part.detach()
+            norm = accelerator.clip_grad_norm_(trained, recipe.gradient_clip)
+            taken.append(_Taken(step=step, batch=batch, rate=rate, waited_s=waited_s, numbers=_Numbers(loss, norm)))
+            saving = (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps
+            if saving:  # before the weights take the step, so that none with other than finite numbers is kept
+                taken[-1].check(model, steps)
             optimizer.step()
             optimizer.zero_grad()
-            line = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": norm}
-            log.write(json.dumps(line | _speed(len(batch), time.perf_counter() - started)) + "\n")
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps:
+            taken[-1].seconds = time.perf_counter() - started
+            # A GPU goes on while the numbers of the step before are read.
+            known = taken if saving or model.device.type == "cpu" else taken[:-1]
+            for each in known:
+                each.check(model, steps)
+                log.write(json.dumps(each.line()) + "\n")
+            if saving:
                 os.fsync(log.fileno())
                 _save(folder, step + 1, model, optimizer)
-            on_step(step + 1, value)
+            for each in known:
+                on_step(each.step + 1, each.numbers.loss)
+            taken = taken[len(known) :]
     model.eval()
 
 
-def _speed(examples: int, seconds: float) -> dict[str, float]:
-    return {
-        "examples": examples,
-        "seconds": round(seconds, 4),
-        "examples_per_s": round(examples / max(seconds, 1e-9), 2),
-    }
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """A batch, and the pieces that it is computed in."""
+
+    examples: Sequence[Example]
+    pieces: Sequence[Packed]
+
+    @classmethod
+    def of(cls, model: AudioLanguageModel, examples: Sequence[Example]) -> _Batch:
+        return cls(examples=examples, pieces=model.pack(examples))
+
+
+class _Numbers:
+    """Loss and gradient norm of a step, copied from the device without waiting; to be read later."""
+
+    def __init__(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        found = torch.stack([loss, norm.to(loss.dtype)])
+        self._copied = None
+        if found.device.type == "cuda":
+            found = torch.empty_like(found, device="cpu", pin_memory=True).copy_(found, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        self._found = found
+
+    @cached_property
+    def _read(self) -> list[float]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        read: list[float] = self._found.tolist()
+        return read
+
+    @property
+    def loss(self) -> float:
+        return self._read[0]
+
+    @property
+    def norm(self) -> float:
+        return self._read[1]
+
+
+@dataclass(kw_only=True)
+class _Taken:
+    """A step whose numbers may not be known yet. `step` counts from 0."""
+
+    step: int
+    batch: _Batch
+    rate: float
+    waited_s: float
+    numbers: _Numbers
+    seconds: float = 0.0
+
+    def check(self, model: AudioLanguageModel, steps: int) -> None:
+        """Raise if loss or gradient is not finite."""
+        loss, norm = self.numbers.loss, self.numbers.norm
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss {loss} and gradient norm {norm} at step {self.step + 1} of {steps}"
+            raise _diverged(model, self.batch.examples, what)
+
+    def line(self) -> dict[str, float]:
+        """What the log says of it; `waited_s` of its `seconds` the device had no batch."""
+        examples = len(self.batch.examples)
+        return {
+            "step": self.step + 1,
+            "loss": self.numbers.loss,
+            "learning_rate": self.rate,
+            "gradient_norm": self.numbers.norm,
+            "examples": examples,
+            "seconds": round(self.seconds, 4),
+            "examples_per_s": round(examples / max(self.seconds, 1e-9), 2),
+            "waited_s": round(self.waited_s, 4),
+        }
 
 
 def latest_checkpoint(folders: Sequence[Path]) -> Path | None:
