@@ -4,6 +4,8 @@
 # make test-postgres  the suites that use a database, on a PostgreSQL server of their own
 # make test-torch  the encoder server under other versions of torch: RANKER_TORCH_PYTHONS=/a/bin/python:/b/bin/python
 # make chaos      SIGKILLs at random moments, a held lock, a full disk, a late writer (an hour); writes docs/results/chaos.md
+# make bench      how cost grows with clips, batches and teams (a quarter of an hour); writes docs/performance.md's tables
+# make bench-quick  the same at few sizes, and whether a ratio to the reference loop fell; absolute times are not compared
 # make field      the samples on recorded audio with the whole decoder (hours on a CPU); writes docs/results/field.md
 
 PYTHON ?= python3
@@ -22,7 +24,7 @@ SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: demo test test-long test-postgres test-torch chaos field lint clean
+.PHONY: demo test test-long test-postgres test-torch chaos bench bench-quick field lint clean
 
 demo: .make/demo-installed
 	$(BIN)/ranker data build mini
@@ -34,7 +36,7 @@ demo: .make/demo-installed
 	done
 	$(BIN)/ranker evaluate --all --sandbox $(SANDBOX)
 	$(BIN)/ranker rank
-	$(BIN)/ranker leaderboard --predictions
+	$(BIN)/ranker publish --predictions
 
 test: .make/test-installed
 	$(BIN)/ruff check .
@@ -55,6 +57,12 @@ test-torch: .make/test-installed
 
 chaos: .make/test-installed
 	OMP_NUM_THREADS=1 $(BIN)/python bench/chaos.py --kills 200 --scenes --write docs/results/chaos.md
+
+bench: .make/demo-installed
+	$(BIN)/python bench/growth.py --rounds 3
+
+bench-quick: .make/demo-installed
+	$(BIN)/python bench/growth.py --quick --rounds 3
 
 field: .make/demo-installed
 	$(BIN)/ranker data build field
