@@ -22,12 +22,13 @@ _OFFSET = re.compile(r"(?:UTC|GMT)?(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes
 
 @dataclass(frozen=True, kw_only=True)
 class Deadline:
-    """`text` as it was written, and `over`: the first moment that is too late.
+    """`text` as it was written, the moment `at` that it names, and `over`: the first moment that is too late.
 
     The minute that is written, or the second if one is, belongs to the time that is left: 23:59 lasts till midnight.
     """
 
     text: str
+    at: datetime
     over: datetime
     zone: tzinfo = field(repr=False)
     zone_name: str
@@ -45,13 +46,14 @@ class Deadline:
             moment = local.replace(
                 tzinfo=zone, fold=1
             )  # of two, where the clock is set back: the later, for the sender
-            is_skipped = moment.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local
-            over = moment.astimezone(UTC) + (timedelta(seconds=1) if written["second"] else timedelta(minutes=1))
+            at = moment.astimezone(UTC)
+            is_skipped = at.astimezone(zone).replace(tzinfo=None) != local
+            over = at + (timedelta(seconds=1) if written["second"] else timedelta(minutes=1))
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{text!r} is no time ({error}); {EXPECTED}") from None
         if is_skipped:
             raise ValueError(f"{text!r} never comes: the clock is set forward over it in {name}; choose another time")
-        return cls(text=text.strip(), over=over, zone=zone, zone_name=name)
+        return cls(text=text.strip(), at=at, over=over, zone=zone, zone_name=name)
 
     def lateness(self, moment: datetime) -> timedelta:
         """How long after the end it was; zero if it was in time."""

@@ -59,8 +59,23 @@ class Home:
 
     @property
     def site(self) -> Path:
-        """The generated page."""
+        """The page that is published."""
         return self.root / "leaderboard" / "site"
+
+    @property
+    def preview(self) -> Path:
+        """The page as organizers see it before it is published."""
+        return self.root / "leaderboard" / "preview"
+
+    @property
+    def versions(self) -> Path:
+        """`leaderboard/versions/0001/`: each page that was published, whole."""
+        return self.root / "leaderboard" / "versions"
+
+    @property
+    def pseudonyms(self) -> Path:
+        """Who is who among teams that stay unknown."""
+        return self.root / "leaderboard" / "pseudonyms.json"
 
     def config_path(self, name: str) -> Path:
         """`configs/<name>.yaml` of this home if it is there, else the one that ships with ranker (which may not

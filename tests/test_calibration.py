@@ -390,13 +390,14 @@ def test_the_command_compares_the_board_with_the_file(
 def test_the_page_waits_where_it_is_told_to(
     tmp_path: Path, tiny: Callable[..., None], typed: Callable[..., tuple[str, str]]
 ) -> None:
-    """Off and `needs_calibration`: no page, and why. Off without it: a page that says so."""
+    """Off and `needs_calibration`: nothing is published, and why. Off without it: a page that says so."""
     tiny(0.9, needs_calibration=True)
-    _, err = typed("leaderboard", "--benchmark", "tiny", code=2)
+    _, err = typed("publish", "--benchmark", "tiny", code=2)
     assert "keyword of The moonshine is 0.750" in err
     assert not (tmp_path / "home" / "leaderboard").exists()
+    typed("leaderboard", "--benchmark", "tiny", code=0)  # organizers may look
     tiny(0.9)
-    typed("leaderboard", "--benchmark", "tiny", code=0)
+    typed("publish", "--benchmark", "tiny", code=0)
     page = tmp_path / "home" / "leaderboard" / "site" / "index.html"
     assert "Not calibrated" in page.read_text(encoding="utf-8")
 

@@ -291,7 +291,7 @@ def test_a_score_can_be_computed_again_from_its_predictions(evaluated: Path) -> 
 
 def test_the_page_is_marked_and_names_no_machine(evaluated: Path) -> None:
     """Attacks the public page: it says demonstration, hides hidden predictions, and gives away no path or host."""
-    ranker(evaluated, "leaderboard")
+    ranker(evaluated, "publish", "--predictions")
     site = evaluated / "leaderboard/site"
     assert "demonstration" in (site / "index.html").read_text(encoding="utf-8").lower()
     data = json.loads((site / "data.json").read_text(encoding="utf-8"))
@@ -313,7 +313,8 @@ def test_two_teams_are_compared(evaluated: Path) -> None:
     """Attacks the comparison: it agrees with the ranking, turns its sign with the order, and refuses one team twice."""
     scores = {row["team"]: row["score"] for row in asked(evaluated, "rank", "--track", "B")["rows"]}
     there, back = (
-        asked(evaluated, "compare", *pair, "--track", "B")["B"]["pairs"][0]["differences"][0] for pair in (list(scores), list(scores)[::-1])
+        asked(evaluated, "compare", *pair, "--track", "B")["B"]["pairs"][0]["differences"][0]
+        for pair in (list(scores), list(scores)[::-1])
     )
     assert (
         there["difference"] == pytest.approx(scores["spectrum"] - scores["noise"]) == pytest.approx(-back["difference"])

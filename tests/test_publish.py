@@ -192,7 +192,7 @@ def test_history_tells_what_changed(place: Place) -> None:
     place.remove("Owls & Foxes")
     place.add("beta", 20)
     said = json.loads(place.type("publish", "--json", "--why", "A late one came."))["version"]
-    assert said["changed"] == ["track A: new: beta", "track A: gone: Owls & Foxes", "track A: 3 ranks changed"]
+    assert said["changed"] == ["track A: new: beta", "track A: gone: Owls & Foxes", "track A: 2 ranks changed"]
     history = place.history()
     assert "new: beta" in history
     assert "A late one came." in history
@@ -238,7 +238,7 @@ def test_the_gate_stands_before_every_publication(place: Place) -> None:
 
 
 def test_what_hidden_tasks_left_is_not_published(place: Place) -> None:
-    """A run of a hidden task lies in the home: its prompt and answers are refused, though no --hidden is given."""
+    """A run of a hidden task lies in the home: its clips and answers are refused, though no --hidden is given."""
     place.type("publish")
     secret = "an owl that nobody has heard of"
     with session(place.engine) as writing:
@@ -249,8 +249,10 @@ def test_what_hidden_tasks_left_is_not_published(place: Place) -> None:
         writing.add(
             Score(job_id=score.job_id, task="owl", metric="Accuracy", value=1.0, items=1, predictions="owl.parquet")
         )
-    place.add("leaky", 3, candidate=secret)
-    said = place.type("publish", "--predictions", code=2)
+    (run,) = place.root.glob(f"runs/{hashlib.sha256(b'alpha ears').hexdigest()[:12]}/job/attempt-0001")
+    write_manifest(run, {"weights": "f" * 64, "remarks": ["owl/0001: broken", secret]})
+    said = place.type("publish", code=2)
+    assert "hidden task's content 'owl/0001' in data.json" in said
     assert f"hidden task's content '{secret}' in data.json" in said
     assert len(place.events()) == 1
 

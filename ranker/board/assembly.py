@@ -49,7 +49,8 @@ def assemble(
 
     Every one, that is, that the rules rank: pending ones stand below, and others are left out, except for the standings
     of `including`, which are taken as if they were ranked. The benchmark's baselines stand among the others without
-    taking a rank; the rules hold for them too. `names`: other names for teams, which decide among ties as their own would.
+    taking a rank; the rules hold for them too. `names`: other names for teams; these
+    decide among ties then.
     `condition` is the start of a condition's digest and `seed` a training seed; without them it is the first of
     `conditions`. `weights`: other ones than the benchmark's, see `Weights`, also for what it raises.
     Raises ConfigError for an unknown track, UsageError where the choice fits no board or several,

@@ -38,9 +38,11 @@ from ranker.cli.options import err, out
 from ranker.cli.outbox import outbox_app
 from ranker.cli.pages import leaderboard, results
 from ranker.cli.plan import plan
+from ranker.cli.publish import publish
 from ranker.cli.queue import cancel, pause, prioritize, rerun, resume, retry
 from ranker.cli.ranking import rank
 from ranker.cli.rules import admit, disqualify, judge, reinstate, review, withdraw
+from ranker.cli.serve import serve
 from ranker.cli.submissions import show, status
 from ranker.cli.teams import teams_app
 from ranker.cli.work import work
@@ -51,7 +53,7 @@ SECTIONS: Mapping[str, Sequence[Callable[..., Any] | tuple[str, typer.Typer]]] =
     "Who is ranked": (("teams", teams_app), review, admit, withdraw, disqualify, reinstate, judge, log),
     "The work": (evaluate, work, cancel, retry, prioritize, rerun, pause, resume),
     "How it goes": (status, show, logs, metrics, plan, estimate),
-    "What came out": (rank, compare, leaderboard, results, metric, calibrate, audit),
+    "What came out": (rank, compare, leaderboard, publish, serve, results, metric, calibrate, audit),
     "This machine": (doctor, ("data", data_app), ("db", db_app)),
 }
 

@@ -1,4 +1,4 @@
-"""`ranker leaderboard` and `ranker results`: the page, and a report in Markdown."""
+"""`ranker leaderboard` and `ranker results`: the page before it is published, and a report in Markdown."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from ranker import service as services
 from ranker.cli.options import BenchmarkOption, HiddenOption, WithOption, out
 from ranker.cli.rules import warn_of_outdated
 
+PredictionsOption = Annotated[
+    bool, typer.Option("--predictions", help="With every prediction of the public tasks, and its reference.")
+]
+AnonymousOption = Annotated[
+    bool, typer.Option("--anonymous", help="Teams under pseudonyms; also: publish of configs/service.yaml.")
+]
+
 
 def leaderboard(
     context: typer.Context,
     benchmark: BenchmarkOption = None,
     hidden: HiddenOption = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", file_okay=False, help="Folder; default: leaderboard/site of the home.")
+        Path | None, typer.Option("--out", file_okay=False, help="Folder; default: leaderboard/preview of the home.")
     ] = None,
-    predictions: Annotated[
-        bool, typer.Option("--predictions", help="Publish every prediction of the public tasks, with its reference.")
-    ] = False,
+    predictions: PredictionsOption = False,
+    anonymous: AnonymousOption = False,
     including: WithOption = None,
 ) -> None:
-    """Write the static page, with JSON and CSV beside it.
+    """Write a preview of the page, for organizers; `ranker publish` makes it public.
 
     What is superseded, late, withdrawn or disqualified has no place on it, unless --with asks for it.
     """
     service: services.Ranker = context.obj.with_hidden(hidden)
-    index = service.publish(benchmark, folder, with_predictions=predictions, including=including or ())
+    edition = services.Edition(
+        benchmark=benchmark, with_predictions=predictions, including=tuple(including or ()), anonymous=anonymous
+    )
+    index = service.preview(edition, folder)
     out.print(Text(str(index)))
 
 

@@ -19,6 +19,8 @@ MARKER = ".ranker-site"
 PLACES_TOLD = 3
 _LEAST_NAME = 8
 _WORDS = re.compile(r"\s+")
+_BETWEEN = re.compile(r"[\s\"'<>()\[\]{},;|]+")
+_HISTORY = ("history.html", "history/")  # what was public then: who is out since is out of the new pages
 
 
 class Leak(StrEnum):
@@ -72,7 +74,7 @@ class Forbidden:
 
     `folders`, `machines` and `users` of this machine and its workers; `secrets`, each under what it is; of hidden tasks
     the `hidden_tasks`' names, `hidden_texts` that may stand nowhere (prompts), and `hidden_cells` that no value may be
-    equal to (clips, references, answers); `unranked` submissions by id; `names` of teams that are anonymous.
+    equal to (clips, references, answers), and no word of a text if they hold a digit (clips); `unranked` submissions by id; `names` of teams that are anonymous.
     `shipped`: SHA-256 of files that come with ranker, by path, which are not looked into. `allowed`: what may stand.
     """
 
@@ -151,14 +153,19 @@ def _looker(forbidden: Forbidden, tell: Tell) -> Callable[[Piece, str], None]:
     ]
     cells = dict.fromkeys(forbidden.hidden_cells, Leak.HIDDEN) | dict.fromkeys(forbidden.names, Leak.NAME)
 
+    marked = {cell for cell in forbidden.hidden_cells if any(map(str.isdigit, cell)) and not _BETWEEN.search(cell)}
+
     def look(piece: Piece, file: str) -> None:
         where = file if piece.place == "text" else f"{file} ({piece.place})"
-        for cell in cells.keys() & {" ".join(cell.split()) for cell in piece.cells}:
+        hits = cells.keys() & {" ".join(cell.split()) for cell in piece.cells}
+        if marked:
+            hits |= marked & {word.strip(".:!?") for word in _BETWEEN.split(piece.text)}
+        for cell in hits:
             tell(cells[cell], cell, where)
         seen: set[tuple[Leak, str]] = set()
         for text in privacy.readings(piece.text):
             for leak, what in _looks(text, forbidden, known):
-                if (leak, what) not in seen:
+                if (leak, what) not in seen and not (leak is Leak.UNRANKED and file.startswith(_HISTORY)):
                     seen.add((leak, what))
                     tell(leak, what, where)
 

@@ -13,6 +13,7 @@ from ranker.service.evaluations import Placing, Wanted
 from ranker.service.intake import Intake
 from ranker.service.mail import Mail
 from ranker.service.planning import Planning
+from ranker.service.publishing import Edition, Publishing, plan_sections
 from ranker.service.queue import Queue
 from ranker.service.rules import Challenge
 from ranker.service.watching import Watching
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISSING_EXIT_CODE",
+    "Edition",
     "Placing",
     "Ranker",
     "Wanted",
     "estimate_json",
     "is_lame",
     "pause_json",
+    "plan_sections",
     "ranking_json",
     "sensitivity_json",
 ]
@@ -38,7 +41,7 @@ __all__ = [
 MISSING_EXIT_CODE = MissingError.exit_code
 
 
-class Ranker(Intake, Mail, Queue, Planning, Boards, Challenge, Watching, Data, Database):
+class Ranker(Intake, Mail, Queue, Planning, Boards, Publishing, Challenge, Watching, Data, Database):
     """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
 
     What is slow to import (pandas, and torch behind it) is imported by the methods that need it.

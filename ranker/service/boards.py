@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ranker import config
 from ranker.errors import UsageError
 from ranker.service.imports import Imports
-from ranker.types import Action, Standing
+from ranker.types import Standing
 
 if TYPE_CHECKING:
     from ranker.board import Board
@@ -102,53 +102,6 @@ class Boards(Imports):
                 comparison.compare(reading, self.home, measured, each, submissions=shown, condition=condition)
                 for each in _tracks(reading, measured, track, tuple(Standing))
             ]
-
-    def publish(
-        self,
-        name: str | None,
-        folder: Path | None,
-        *,
-        with_predictions: bool,
-        including: Collection[Standing] = (),
-    ) -> Path:
-        """Write the page of a benchmark's boards; returns its index.html. Before any evaluation it has no board.
-
-        Verdicts are brought up to date first, and the log tells who published what. `including`: see `boards`.
-        `with_predictions`: beside it stand all scored pairs of the public tasks, from which anyone can compute a score.
-        """
-        from ranker import board, calibration, events, overview, rules, site
-        from ranker.db.session import session
-        from ranker.digest import file_digest
-
-        benchmark = self.benchmark(name)
-        self.refuse_without_database()
-        now = datetime.now(UTC)
-        with self.open() as engine, session(engine) as writing:
-            rules.judge_all(writing, self.home, now, rules=self.service.rules)
-        with self.reading() as reading:
-            boards = [
-                board.assemble(reading, self.home, benchmark, track, including=including, now=now)
-                for track in _ready(reading, benchmark, including)
-            ]
-            assessed = [calibration.assess(reading, benchmark, each.track, each) for each in boards]
-            calibrations = [each for each in assessed if each is not None]
-            calibration.refuse_uncalibrated(benchmark, calibrations)
-            pages = overview.pages(reading, self.home, boards, with_predictions=with_predictions, including=including)
-        index = site.render(boards, pages, folder or self.home.site, calibrations=calibrations)
-        with self.open() as engine, session(engine) as writing:
-            events.record(
-                writing,
-                actor=events.whoami(),
-                action=Action.PUBLISH,
-                now=now,
-                benchmark=benchmark.name,
-                to=str(index),
-                conditions={each.track: each.basis for each in boards},
-                including=sorted(including),
-                predictions=with_predictions,
-                data=file_digest(index.with_name("data.json")),
-            )
-        return index
 
     def calibrations(self, name: str | None, *, asked: Sequence[int] = ()) -> list[Calibration]:
         """Each track's published figures beside what was measured in the jobs `asked`; without these, on its board."""

@@ -5,6 +5,6 @@ what the templates see, `export` makes data.json and the CSV files, `render` put
 """
 
 from ranker.site.pages import Sample, SubmissionPage, TrackRun
-from ranker.site.render import render
+from ranker.site.render import put_in_place, render
 
-__all__ = ["Sample", "SubmissionPage", "TrackRun", "render"]
+__all__ = ["Sample", "SubmissionPage", "TrackRun", "put_in_place", "render"]
