@@ -22,10 +22,10 @@ from ranker.perform import EXIT_STOPPED, HANDLERS, StopSignal
 from ranker.sandbox import bubblewrap as backend
 from ranker.sandbox.backends import open_sandbox
 from ranker.sandbox.bubblewrap import Bubblewrap
+from ranker.sandbox.client import accept
 from ranker.sandbox.environment import UID, Launch
 from ranker.sandbox.owner import make_folder
 from ranker.sandbox.processes import is_below, parent_of
-from ranker.sandbox.wire import Peer
 from ranker.settings import BuildPhase, Limits, ReportLimits, Service, WeightsPhase
 from ranker.types import Ending, JobKind, Progress, SandboxName, Stage, Status
 from ranker.worker import EXIT_DONE, work
@@ -124,15 +124,11 @@ def test_a_process_that_no_interruption_reaches_ends_itself_and_what_it_started(
         worker.LEAVING_S = 0.1
         encoder = subprocess.Popen(["sleep", "600"], start_new_session=True)
         (PLACE / "encoder").write_text(str(encoder.pid))
-        while True:
-            try:
-                while True: os.sched_yield()
-            except KeyboardInterrupt:
-                (PLACE / "deaf").touch()
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()))
+        wait_for("never")
     """
     with worker(here, body) as process:
         assert process.wait() == -signal.SIGKILL
-    assert (here.folder / "deaf").exists()
     assert not runs(int((here.folder / "encoder").read_text()))
     (job,) = here.jobs()
     assert (job.status, job.infra_failures) == (Status.QUEUED, 1)
@@ -217,8 +213,8 @@ def test_a_trial_that_ends_with_more_patience_counts() -> None:
 
 @pytest.mark.engine
 def test_a_sandbox_ends_with_its_outermost_process(tmp_path: Path, bubblewrap: Bubblewrap) -> None:
-    """Attacks with SIGKILL on bubblewrap's own process alone: all inside must end at once, though the server changed
-    its user, with which the kernel forgets whose death it wanted to follow; else an encoder works on for nobody.
+    """Attacks with SIGKILL on bubblewrap's own process alone: all inside must end at once, though the server has
+    changed its user and is not bubblewrap's to kill any more; else an encoder works on for nobody.
     """
     with make_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/socket")
@@ -227,28 +223,36 @@ def test_a_sandbox_ends_with_its_outermost_process(tmp_path: Path, bubblewrap: B
         limits = Limits(scratch_mb=16)
         place = Path(folder, "socket")
         launch = Launch(tree=tmp_path, root=".", socket=place, seed=0, threads=1, limits=limits, hidden=None)
-        with bubblewrap.launch(launch) as child:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(60)
+        with bubblewrap.launch(launch) as child, accept(listener, child, limits, 60) as connection:
+            connection.settimeout(60)
+            assert child.alive()
+            while len(inside := confined(place)) < 2:
                 assert child.alive()
-                own = {pid for pid in processes() if parent_of(pid) == os.getpid()}
-                (outermost,) = {pid for pid in own if child.owns(Peer(pid=pid, uid=os.geteuid(), gid=0))}
-                while os.geteuid() == 0 and not any(
-                    is_below(pid, outermost) and has_left_root(pid) for pid in processes()
-                ):
-                    assert child.alive()
-                os.kill(outermost, signal.SIGKILL)
-                while connection.recv(4096):
-                    pass
-                assert not child.alive()
+            (outermost,) = {parent_of(pid) for pid in inside} - set(inside)
+            assert outermost is not None
+            assert parent_of(outermost) == os.getpid()
+            for pid in inside:
+                os.kill(pid, signal.SIGSTOP)  # so that none of them ends by itself
+            os.kill(outermost, signal.SIGKILL)
+            while connection.recv(4096):
+                pass
+            assert not child.alive()
 
 
 def processes() -> list[int]:
     return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 
 
-def has_left_root(pid: int) -> bool:
-    with suppress(OSError):
-        return f"\nUid:\t{UID}\t{UID}\t" in Path(f"/proc/{pid}/status").read_text()
-    return False
+def confined(place: Path) -> list[int]:
+    """The sandbox's processes that are no more who started them: the first of them, and the server that it forks."""
+    found = []
+    for pid in processes():
+        with suppress(OSError):
+            is_other = os.geteuid() != 0 or f"\nUid:\t{UID}\t" in Path(f"/proc/{pid}/status").read_text()
+            if is_other and is_below(pid, os.getpid()) and str(place.parent) in mounts(pid):
+                found.append(pid)
+    return found
+
+
+def mounts(pid: int) -> str:
+    return Path(f"/proc/{pid}/mountinfo").read_text()

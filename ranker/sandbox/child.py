@@ -40,6 +40,8 @@ class Child:
         self._log = b""
         self._log_bytes = log_bytes
         self._out_of_memory = out_of_memory
+        self._outermost = os.pidfd_open(process.pid)
+        self._server: int | None = None  # a descriptor, too: of whoever connected
         self._ended, self._end = os.pipe()
         self._reader = threading.Thread(target=self._drain, name="sandbox-log", daemon=True)
         self._reader.start()
@@ -68,7 +70,11 @@ class Child:
 
     def owns(self, peer: Peer) -> bool:
         """Whether it is a process of ours below this one, of the user that all of them still are when they connect."""
-        return peer.uid == os.geteuid() and is_below(peer.pid, self._process.pid)
+        found = peer.uid == os.geteuid() and is_below(peer.pid, self._process.pid)
+        if found and self._server is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._server = os.pidfd_open(peer.pid)
+        return found
 
     def peak_memory(self) -> PeakMemory | None:
         """Of its control group if it has one, else of its processes."""
@@ -83,23 +89,39 @@ class Child:
         self.end(kill=True)
         os.close(self._end)  # wakes the reader, should a process that got away still hold the pipe open
         self._reader.join()
-        os.close(self._ended)
+        for descriptor in (self._ended, self._outermost, self._server):
+            if descriptor is not None:
+                os.close(descriptor)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_inside()
+
+    def _kill_inside(self) -> None:
+        """What outlives the process that we started: as root, bubblewrap's has no right to have the server, which has
+        changed its user by then, die with it.
+        """
         kill_all(self._groups)
+        if self._server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._server, signal.SIGKILL)
 
     def _drain(self) -> None:
         """Keep reading, so that it never blocks on a full pipe, and keep the end only, so that it fills no disk of
-        ours.
+        ours. If the process that we started ends, however, let nothing of it go on.
         """
         stream = self._process.stdout
         assert stream is not None
-        sources = [stream.fileno(), self._ended]
+        sources = [stream.fileno(), self._ended, self._outermost]
         while self._ended not in (ready := select.select(sources, [], [])[0]) or stream.fileno() in ready:
+            if self._outermost in ready:
+                self._kill_inside()
+                sources.remove(self._outermost)
+            if stream.fileno() not in ready:
+                continue
             part = os.read(stream.fileno(), 65536)
             if not part:
                 break

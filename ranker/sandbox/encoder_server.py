@@ -83,8 +83,6 @@ def confine(uid: int, rlimits: list[str]) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        # Linux forgets at a change of user whose death this process follows (prctl(2)): bubblewrap's own process.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def supervise(connection: socket.socket, child: int) -> NoReturn:
