@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ranker.board import Board, Cell, Interval, Row, TaskColumn
+from ranker.board import Board, Cell, Interval, RankInterval, Row, TaskColumn
 from ranker.site import Sample, SubmissionPage, TrackRun
 from ranker.types import Condition, Domain, Group, Precision, SubmissionState
+from ranker.uncertainty import Pairs
 
 OFFICIAL = Path(__file__).parent / "golden" / "interspeech2026_track_a.csv"
 MADE_AT = datetime(2026, 3, 4, 16, 30, tzinfo=UTC)
@@ -113,10 +115,19 @@ def small_board(track: str = "A") -> Board:
     scores = (0.742, 0.661, 0.655, 0.512, 0.512, 0.488, 0.187)
     ranks = (1, 2, 3, 4, 4, 6, 7)
     distinct = (True, False, True, False, True, True, None)
+    tiers = (1, 2, 2, 3, 3, 3, 4)
+    spans = ((1, 1), (2, 3), (2, 3), (4, 6), (4, 6), (4, 6), (7, 7))
+    first = (0.9965, 0.0031, 0.002, 0.0, 0.0, 0.0, 0.0)
     rows = [
-        _small_row(place, team, score, rank, differs, columns)
-        for place, (team, score, rank, differs) in enumerate(zip(names, scores, ranks, distinct, strict=True), start=1)
-    ]
+        replace(
+            _small_row(place, team, score, rank, differs, columns),
+            rank_interval=RankInterval(best=span[0], worst=span[1]), tier=tier, p_first=ahead,
+            p_next=None if differs is None else 0.004 if differs else 0.41,
+        )
+        for place, (team, score, rank, differs, tier, span, ahead) in enumerate(
+            zip(names, scores, ranks, distinct, tiers, spans, first, strict=True), start=1
+        )
+    ]  # fmt: skip
     for place, (team, missing) in enumerate(
         (("=cmd|' /C calc'!A0", ("effects", "secret")), ("zeta", ("keyword",))), start=8
     ):
@@ -141,6 +152,19 @@ def small_board(track: str = "A") -> Board:
         columns=columns,
         rows=tuple(rows),
         made_at=MADE_AT,
+        pairs=_small_pairs(scores[:4]),
+    )
+
+
+def _small_pairs(scores: tuple[float, ...]) -> Pairs:
+    """The best four against each other: an interval of a tenth around each difference, and what follows from it."""
+    by = [[one - other for other in scores[place:]] for place, one in enumerate(scores[:-1], start=1)]
+    return Pairs(
+        rows=len(scores),
+        ahead=tuple(tuple(0.999 if each > 0.05 else 0.62 for each in line) for line in by),
+        low=tuple(tuple(round(each - 0.05, 5) for each in line) for line in by),
+        high=tuple(tuple(round(each + 0.05, 5) for each in line) for line in by),
+        p=tuple(tuple(0.0005 if each > 0.05 else 0.76 for each in line) for line in by),
     )
 
 

@@ -9,7 +9,7 @@ import math
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,12 +18,13 @@ import pytest
 from boards import HOSTILE, SMALL_REASONS, official_board, small_board, submission, submissions
 
 from ranker.errors import UsageError
-from ranker.site import TrackRun, charts, render, text
+from ranker.home import asset
+from ranker.site import Sample, TrackRun, charts, export, render, text
 from ranker.site.submission_view import standings, submission_view
 from ranker.site.track_view import demonstrations, track_view
 from ranker.types import Standing, SubmissionState
 
-VOID = {"meta", "link", "input", "br", "img", "line", "rect", "circle", "path", "polyline"}
+VOID = {"meta", "link", "col", "input", "br", "img", "line", "rect", "circle", "path", "polyline"}
 
 
 class Page(HTMLParser):
@@ -76,8 +77,9 @@ def test_all_files_are_there_and_nothing_else(small: Path) -> None:
     """Exactly the promised files: no left-over, no missing page of a submission."""
     pages = {f"submission/{row.submission_id}.html" for row in small_board().rows}
     found = {str(path.relative_to(small)) for path in small.rglob("*") if path.is_file()}
-    statics = {"static/site.css", "static/site.js", "static/icon.svg"}
-    assert found == pages | statics | {"index.html", "data.json", "data.csv", "track-a.csv", ".ranker-site"}
+    statics = {f"static/{path.name}" for path in (asset("leaderboard") / "static").iterdir()}
+    whole = {"index.html", "compare.html", "scores.js", "data.json", "data.csv", "track-a.csv", ".ranker-site"}
+    assert found - {"method.html"} == pages | statics | whole
     assert [path.name for path in small.parent.iterdir()] == ["site"]
 
 
@@ -93,9 +95,11 @@ def test_every_page_is_well_formed_and_links_only_to_itself(small: Path, officia
                 assert not target or (page.parent / target).resolve().is_file(), target
                 looked_at += 1
     assert looked_at > 300
-    for asset in ("site.css", "site.js"):
-        content = (small / "static" / asset).read_text(encoding="utf-8")
-        assert "//" not in content.replace("// ", "")
+    statics = [path for path in (small / "static").iterdir() if path.suffix in {".css", ".js"}]
+    assert len(statics) > 8
+    for path in statics:
+        content = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")  # a name, no address
+        assert "//" not in content.replace("// ", ""), path
         assert "url(" not in content
 
 
@@ -103,13 +107,15 @@ def test_the_official_table_shows_every_score_and_team(official: Path) -> None:
     """All 23 teams and all 21 tasks' scores stand in the page, in the official order."""
     board = official_board()
     page = Page(official / "index.html")
-    values = [cell["data-v"] for cell in page.of("td") if "data-v" in cell]
     expected = []
     for row in board.rows:
-        expected += [str(row.rank), str(row.score), str(row.groups["public"]), str(row.groups["hidden"])]
-        expected += [str(row.cells[column.name].raw) for column in board.columns]
-    assert len(expected) == 23 * 25
-    assert values == expected
+        expected += [row.team, f"{row.rank}", f"{row.score:.4f}"]
+        expected += [f"{row.groups[group]:.4f}" for group in ("public", "hidden")]
+        expected += [f"{row.cells[column.name].raw:.3f}" for column in board.columns]
+    assert len(expected) == 23 * 26
+    words = [word for word in page.words if word.strip()]
+    start = words.index(board.rows[0].team, words.index(board.columns[-1].name))
+    assert sorted(words[start - 1 : start - 1 + len(expected)]) == sorted(expected)
     places = [page.text.index(row.team) for row in board.rows[1:]]
     assert places == sorted(places)
 
@@ -117,7 +123,7 @@ def test_the_official_table_shows_every_score_and_team(official: Path) -> None:
 def test_demonstration_is_said_on_every_page(small: Path, official: Path) -> None:
     """Each page of a demonstration says so in its title and gives every reason; one of the whole protocol does not."""
     pages = list(small.rglob("*.html"))
-    assert len(pages) == 10
+    assert len(pages) >= 11
     for path in pages:
         page = Page(path)
         assert "Demonstration: " in page.text[:40]
@@ -159,7 +165,9 @@ def test_hostile_names_are_text(small: Path) -> None:
     for path in small.rglob("*.html"):
         page = Page(path)
         assert page.of("img") == []
-        assert [script["src"] for script in page.of("script")] in (["static/site.js"], ["../static/site.js"])
+        sources = [script["src"] or "" for script in page.of("script")]
+        assert sources
+        assert all(source.removeprefix("../").startswith(("static/", "scores.js")) for source in sources)
         assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     index = Page(small / "index.html")
     assert all(name in " ".join(index.words) for name in HOSTILE)
@@ -216,17 +224,15 @@ def test_shape_of_data_json(small: Path) -> None:
     data = json.loads((small / "data.json").read_text(encoding="utf-8"))
     board = small_board()
     assert list(data) == ["format", "boards", "calibrations", "submissions"]
-    assert data["format"] == 1
+    assert data["format"] == export.FORMAT
     assert data["boards"] == json.loads(json.dumps([board.to_json()]))
-    assert list(data["boards"][0]) == [
-        "benchmark", "benchmark_title", "track", "track_title", "seed", "condition", "demonstration", "columns", "rows",
-        "made_at", "others", "intervals", "alternatives", "agreement",
-    ]  # fmt: skip
+    assert set(data["boards"][0]) == {each.name for each in fields(board)} | {"basis"}
     first = data["submissions"][0]
     assert list(first) == ["id", "team", "digest", "received_at", "state", "reasons", "standing", "encoder", "runs"]
-    assert list(first["runs"][0]) == ["track", "manifest", "curve", "samples"]
+    assert list(first["runs"][0]) == ["track", "part", "manifest", "curve", "gradient_norms", "samples"]
     assert first["runs"][0]["samples"]["keyword"][0] == {
         "item": "clip-keyword-0000", "reference": "reference-of-keyword", "candidate": "yes", "score": 0.0,
+        "pick": Sample(item="", reference="", candidate="", score=None).pick,
     }  # fmt: skip
     assert first["runs"][0]["curve"][-1][0] == 300
     assert len(data["submissions"]) == 9
@@ -239,26 +245,37 @@ def test_nan_becomes_null(tmp_path: Path) -> None:
     index = render([board], [submission(board.rows[0], board, runs=(run,))], tmp_path / "site")
     content = (index.parent / "data.json").read_text(encoding="utf-8")
     assert json.loads(content)["submissions"][0]["runs"][0] == {
-        "track": "A", "manifest": {"rate": None}, "curve": [[1, 2.0], [3, 1.0]], "samples": {},
+        "track": "A", "part": "public", "manifest": {"rate": None}, "curve": [[1, 2.0], [3, 1.0]],
+        "gradient_norms": [], "samples": {},
     }  # fmt: skip
     assert "nan" not in "".join(path.read_text(encoding="utf-8") for path in index.parent.rglob("submission/*.html"))
 
 
 def test_csv_files(small: Path) -> None:
-    """data.csv has one line per score, track-a.csv one per submission; no team name is a formula for a spreadsheet."""
+    """data.csv has one line per number, track-a.csv one per submission; no team name is a formula for a spreadsheet."""
     board = small_board()
     lines = list(csv.DictReader(io.StringIO((small / "data.csv").read_text(encoding="utf-8"))))
-    assert len(lines) == sum(len(row.cells) for row in board.rows) == 51
-    cell = board.rows[1].cells["instrument"]
-    line = next(line for line in lines if line["rank"] == "2" and line["task"] == "instrument")
-    assert (float(line["score"]), line["weight"], line["items"], line["blind"]) == (cell.raw, "2.0", "180", "0.08")
+    found = {(line["submission"], line["task"], line["quantity"]): line["value"] for line in lines}
+    assert len(found) == len(lines) > 300
+    row = board.rows[1]
+    cell = row.cells["instrument"]
+    assert cell.interval is not None
+    assert float(found[row.submission_id, "instrument", "score"]) == cell.raw
+    assert float(found[row.submission_id, "instrument", "score.low"]) == cell.interval.low
+    assert found[row.submission_id, "", "rank"] == "2"
+    assert [found["", "instrument", each] for each in ("weight", "items", "blind", "signal")] == [
+        "2.0", "180", "0.08", "true",
+    ]  # fmt: skip
+    assert found["", "", "basis"] == board.basis
+    assert found[board.rows[7].submission_id, "", "missing"] == "effects secret"
+    assert (board.rows[7].submission_id, "", "rank") not in found
     table = list(csv.DictReader(io.StringIO((small / "track-a.csv").read_text(encoding="utf-8"))))
     assert [line["rank"] for line in table] == ["1", "2", "3", "4", "4", "6", "7", "", ""]
     assert float(table[1]["instrument"]) == cell.raw
     assert table[7]["missing"] == "effects secret"
-    teams = {line["team"] for line in [*lines, *table]}
-    assert len(teams) == 9
-    assert not any(team.startswith(("=", "+", "-", "@")) for team in teams)
+    assert len({line["team"] for line in table}) == 9
+    values = [value for line in [*lines, *table] for name, value in line.items() if name != "value"]
+    assert not any(value.startswith(("=", "+", "-", "@")) for value in values)
 
 
 def test_incomplete_rows_have_no_rank_and_say_what_is_missing(small: Path) -> None:
@@ -282,11 +299,26 @@ def test_columns_without_signal_carry_no_shade_and_no_best(small: Path) -> None:
     assert Page(small / "index.html").text.count("no signal") == 2  # the column's head, and the words that explain it
 
 
-def test_only_indistinguishable_neighbours_are_joined() -> None:
-    """False joins two rows; True and None do not."""
-    assert [row.tied_to_next for row in track_view(small_board(), {}).ranked] == [
-        False, True, False, True, False, False, False,
-    ]  # fmt: skip
+def test_a_bracket_joins_the_members_of_a_tier() -> None:
+    """From its first to its last member, by a baseline between them; who is alone in a tier has none."""
+    board = small_board()
+    assert [row.bracket for row in track_view(board, {}).ranked] == ["", "first", "last", "first", "in", "last", ""]
+    rows = list(board.rows)
+    rows[4] = replace(rows[4], rank=None, tier=None, is_baseline=True)
+    between = track_view(replace(board, rows=tuple(rows)), {}).ranked
+    assert [(row.tier, row.bracket) for row in between[3:6]] == [(3, "first"), (None, "in"), (3, "last")]
+
+
+def test_the_scripts_have_every_figure_whole(small: Path) -> None:
+    """scores.js holds what rankings are computed from at full precision, and names as text that ends no script."""
+    board = small_board()
+    said = (small / "scores.js").read_text(encoding="utf-8")
+    (value,) = json.loads(said.removeprefix('"use strict";\nconst SCORES = ').removesuffix(";\n"))
+    assert [task["weight"] for task in value["tasks"]] == [column.weight for column in board.columns]
+    for row, given in zip(board.rows, value["rows"], strict=True):
+        cells = [row.cells.get(column.name) for column in board.columns]
+        assert given["raw"] == [None if cell is None else cell.raw for cell in cells]
+        assert (given["id"], given["team"], given["rank"]) == (row.submission_id, row.team, row.rank)
 
 
 def test_rows_without_a_page_have_no_link(tmp_path: Path) -> None:

@@ -109,14 +109,15 @@ def test_sorting_by_keyboard(page: Chrome) -> None:
     assert upwards.index("logmel") < upwards.index("moonshine") < upwards.index("noise")
 
 
-def test_ties_are_joined_in_the_order_of_ranks_only(page: Chrome) -> None:
-    """The line between indistinguishable neighbours goes once another order or a filter makes them strangers."""
-    joined = "return getComputedStyle(document.querySelectorAll('#track-a .tied .rank')[0], '::after').borderLeftStyle"
-    assert page.execute_script(joined) == "dotted"
+def test_tiers_are_joined_in_the_order_of_ranks_only(page: Chrome) -> None:
+    """The bracket of a tier goes once another order or a filter makes its members strangers; its number stays."""
+    joined = "return getComputedStyle(document.querySelector('#track-a .tier-first .tier'), '::before').borderLeftStyle"
+    assert page.execute_script(joined) == "solid"
     head(page, "keyword").click()
     assert page.execute_script(joined) == "none"
+    assert page.find_element(By.CSS_SELECTOR, f"{RANKED} .tier").text != ""
     head(page, "#").click()
-    assert page.execute_script(joined) == "dotted"
+    assert page.execute_script(joined) == "solid"
     page.find_element(By.CSS_SELECTOR, "#track-a input").send_keys("o")
     assert page.execute_script(joined) == "none"
 
@@ -317,7 +318,7 @@ def test_the_table_is_told_to_screen_readers(page: Chrome) -> None:
     table = page.find_element(By.CSS_SELECTOR, "#track-a table.board")
     assert "7 teams ranked" in str(table.find_element(By.TAG_NAME, "caption").get_attribute("textContent"))
     assert len(table.find_elements(By.CSS_SELECTOR, "tbody.ranked th[scope=row]")) == 7
-    assert len(table.find_elements(By.CSS_SELECTOR, ".heads th[scope=col][aria-sort]")) == 11
+    assert len(table.find_elements(By.CSS_SELECTOR, ".heads th[scope=col][aria-sort]")) == 14
     assert page.find_element(By.CSS_SELECTOR, "#track-a input").accessible_name == "Filter by team name"
     assert page.find_element(By.CSS_SELECTOR, ".demonstration").accessible_name == "Demonstration"
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
@@ -325,3 +326,118 @@ def test_the_table_is_told_to_screen_readers(page: Chrome) -> None:
     assert skip.text == "Skip to the content"
     skip.send_keys(Keys.ENTER)
     assert page.execute_script("return document.activeElement.id") == "main"
+
+
+def reopened(page: Chrome) -> Chrome:
+    """The same address, as somebody gets it who follows a link."""
+    address = page.current_url
+    page.get("about:blank")
+    page.get(address)
+    return page
+
+
+def shown_columns(page: Chrome) -> list[str]:
+    script = """return [...document.querySelectorAll('#track-a .heads th')].filter(h => h.offsetParent)
+                .map(h => h.dataset.key)"""
+    return list(page.execute_script(script))
+
+
+def test_the_address_keeps_what_was_chosen(page: Chrome) -> None:
+    """Order, filter, columns and ticked teams come back with the address; the back button undoes them one by one."""
+    head(page, "instrument").click()
+    order = teams(page)
+    press(page, "[aria-controls=track-a-columns]")
+    press(page, ".columns-panel input[value=effects]")
+    press(page, "tr[data-row='0'] .pick")
+    field = page.find_element(By.CSS_SELECTOR, "#track-a .filter input")
+    field.send_keys("e")
+    field.send_keys("s", Keys.TAB)
+    kept = [team for team in order if "es" in team.casefold()]
+    assert teams(page) == kept
+    assert 0 < len(kept) < len(order)
+    reopened(page)
+    assert teams(page) == kept
+    assert sort_state(page) == ["descending"]
+    assert "effects" not in shown_columns(page)
+    assert page.find_element(By.CSS_SELECTOR, "#track-a tr[data-row='0'] .pick").is_selected()
+    page.back()  # the blank page
+    page.back()  # back on the page that typed; typing was one step
+    assert teams(page) == kept
+    page.back()
+    assert teams(page) == order
+    assert page.find_element(By.CSS_SELECTOR, "#track-a tr[data-row='0'] .pick").is_selected()
+    page.back()
+    assert not page.find_element(By.CSS_SELECTOR, "#track-a tr[data-row='0'] .pick").is_selected()
+    page.back()
+    assert "effects" in shown_columns(page)
+    assert teams(page) == order
+    page.back()
+    assert teams(page) == [row.team for row in small_board().rows[:7]]
+
+
+def press(page: Chrome, selector: str) -> None:
+    """A click on the visible track's element."""
+    page.find_element(By.CSS_SELECTOR, f"#track-a {selector}").click()
+
+
+def test_columns_leave_with_all_their_cells(page: Chrome) -> None:
+    """Heads, cells, foot and the headings above span what is left; "All columns" brings everything back."""
+    everything = shown_columns(page)
+    press(page, "[aria-controls=track-a-columns]")
+    press(page, "[data-only=speech]")
+    assert shown_columns(page) == [*everything[:8], "keyword", "language", "speaker_count"]
+    script = """return [...document.querySelectorAll('#track-a .board tr:not(.divider)')]
+                .map(r => [...r.cells].reduce((n, c) => n + (c.offsetParent ? c.colSpan : 0), 0))"""
+    assert set(page.execute_script(script)) == {11}
+    press(page, ".all-columns")
+    assert shown_columns(page) == everything
+    assert set(page.execute_script(script)) == {14}
+
+
+def test_other_weights_rank_anew_and_the_official_ranking_comes_back(page: Chrome) -> None:
+    """A slider moves teams, keeps the official score beside, and its address and reset do what they say."""
+    official = teams(page)
+    press(page, ".open-what-if")
+    slider = page.find_element(By.CSS_SELECTOR, "#track-a input[data-task=language]")
+    assert slider.accessible_name == "language"
+    for name in ("keyword", "speaker_count", "instrument", "effects", "secret"):
+        page.find_element(By.CSS_SELECTOR, f"#track-a input[data-task={name}]").send_keys(Keys.HOME)
+    board = small_board()
+    rows = [row for row in board.rows if "language" in row.cells]
+    best_first = [row.team for row in sorted(rows, key=lambda row: -row.cells["language"].raw)]
+    assert teams(page) == best_first != official
+    assert page.find_element(By.CSS_SELECTOR, "#track-a .not-official").is_displayed()
+    assert "--weight keyword=0" in page.find_element(By.CSS_SELECTOR, "#track-a .command code").text
+    first = page.find_element(By.CSS_SELECTOR, RANKED)
+    assert f"official {board.rows[0].score:.3f}" in page.find_element(By.CSS_SELECTOR, "tr[data-row='0'] .score").text
+    assert first.find_element(By.CSS_SELECTOR, ".rank").text.startswith("1")
+    reopened(page)
+    assert teams(page) == best_first
+    press(page, ".reset")
+    assert teams(page) == official
+    assert not page.find_element(By.CSS_SELECTOR, "#track-a .not-official").is_displayed()
+    assert page.find_elements(By.CSS_SELECTOR, "#track-a .other") == []
+
+
+def test_ticked_teams_are_compared(page: Chrome) -> None:
+    """Four boxes at most; the link leads to their comparison, whose numbers are the board's, hostile names as text."""
+    for row in (2, 0, 3, 4):
+        press(page, f"tr[data-row='{row}'] .pick")
+    assert not page.find_element(By.CSS_SELECTOR, "#track-a tr[data-row='1'] .pick").is_enabled()
+    press(page, ".compare-link")
+    board = small_board()
+    chosen = [board.rows[place] for place in (2, 0, 3, 4)]
+    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+    assert page.execute_script(script, ".cards h2 bdi") == [row.team for row in chosen]
+    keyword = page.find_element(By.XPATH, "//table[@class='versus']//tr[th/small[starts-with(., 'keyword ')]]")
+    shown = [cell.text.split("\n")[0] for cell in keyword.find_elements(By.CSS_SELECTOR, "td.n")]
+    assert shown == [f"{row.cells['keyword'].raw:.4f}" for row in chosen]
+    raws = sorted((row.cells["keyword"].raw for row in chosen), reverse=True)
+    assert f"by {raws[0] - raws[1]:.4f}" in keyword.find_element(By.CSS_SELECTOR, ".ahead").text
+    assert len(page.find_elements(By.CSS_SELECTOR, ".pairs li")) == 6
+    assert overflow(page) == 0
+    page.execute_script("""const s = document.querySelectorAll('.pick-teams select')[3];
+                           s.value = ''; s.dispatchEvent(new Event('change'));""")
+    assert page.execute_script(script, ".cards h2 bdi") == [row.team for row in chosen[:3]]
+    page.back()
+    assert len(page.execute_script(script, ".cards h2 bdi")) == 4

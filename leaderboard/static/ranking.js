@@ -40,7 +40,7 @@ const ranking = (() => {
 
   const normalized = (task, raw) => (raw - task.worst) / (task.best - task.worst);
 
-  const taskWeight = (task, weights) => weights.tasks[task.name] ?? task.weight ?? 1;
+  const taskWeight = (task, weights) => (Object.hasOwn(weights.tasks, task.name) ? weights.tasks[task.name] : task.weight ?? 1);
 
   const groupWeights = (board, weights) => (board.groupWeights ? { ...board.groupWeights, ...weights.groups } : null);
 
@@ -107,7 +107,7 @@ const ranking = (() => {
 
   // Without what is the committee's own choice anyway.
   function differing(board, weights) {
-    const tasks = board.tasks.filter((task) => task.name in weights.tasks && weights.tasks[task.name] !== task.weight);
+    const tasks = board.tasks.filter((task) => Object.hasOwn(weights.tasks, task.name) && weights.tasks[task.name] !== task.weight);
     const groups = Object.keys(board.groupWeights ?? {}).filter(
       (name) => name in weights.groups && weights.groups[name] !== board.groupWeights[name],
     );
