@@ -44,7 +44,8 @@
     head.replaceChildren(button);
     button.addEventListener("click", sort);
     tools.hidden = false;
-    for (const control of [task, pick, search]) control.addEventListener("input", show);
+    for (const select of [task, pick]) select.addEventListener("change", show);
+    search.addEventListener("input", show);
     search.addEventListener("keydown", (event) => {
       if (event.key === "Escape") { search.value = ""; show(); }
     });

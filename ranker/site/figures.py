@@ -99,9 +99,9 @@ def _margin(names: Sequence[str]) -> float:
 
 
 def loss(curve: Curve, *, name: str) -> str | None:
-    """The training loss over steps with its moving average over a twentieth of the points; None below two points."""
+    """The training loss over steps with its moving average over a twentieth of the points; None below two steps."""
     points = _finite(curve)
-    if len(points) < 2:
+    if not _spans_steps(points):
         return None
     (first, start), (last, end) = points[0], points[-1]
     description = (
@@ -112,9 +112,9 @@ def loss(curve: Curve, *, name: str) -> str | None:
 
 
 def gradient_norm(curve: Curve, *, clip: float | None, name: str) -> str | None:
-    """The gradient's norm over steps, on a logarithmic scale; a line where it is cut. None below two points."""
+    """The gradient's norm over steps, on a logarithmic scale; a line where it is cut. None below two steps."""
     points = [point for point in _finite(curve) if point[1] > 0]
-    if len(points) < 2:
+    if not _spans_steps(points):
         return None
     middle = float(np.median([value for _, value in points]))
     description = f"Its median is {compact(float(f'{middle:.3g}'))}" + (
@@ -165,6 +165,10 @@ def _over_steps(
 
 def _finite(curve: Curve) -> list[tuple[int, float]]:
     return [(step, value) for step, value in curve if math.isfinite(value)]
+
+
+def _spans_steps(points: Curve) -> bool:
+    return len(points) > 1 and points[0][0] < points[-1][0]
 
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

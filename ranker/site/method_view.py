@@ -120,7 +120,11 @@ class AlternativeView:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackMethod:
-    """One track's section of the page."""
+    """One track's section of the page. `shown`: the columns of the tasks' table that are not empty.
+
+    `hanging`: how many ranks change under some other choice. `leader_firsts`: the draws in which nobody is ahead.
+    `agreement`: tau, its interval, and the number of teams.
+    """
 
     slug: str
     board: Board
@@ -130,6 +134,7 @@ class TrackMethod:
     over_tasks: bool
     example: Example | None
     tasks: tuple[TaskView, ...]
+    shown: frozenset[str]
     metrics: tuple[MetricView, ...]
     leader: Row | None
     leader_name: str
@@ -239,6 +244,11 @@ def _track(standing: Standings, recipe: Mapping[str, Any]) -> TrackMethod:
         over_tasks=not drawn,
         example=worked_example(board, standing.digits),
         tasks=tuple(_task(column, board) for column in board.columns),
+        shown=frozenset(
+            name
+            for name in ("items", "unit", "blind", "confound")
+            if any(getattr(c, name) is not None for c in board.columns)
+        ),
         metrics=_metrics(board),
         leader=leader,
         leader_name=_name(leader) if leader else "",

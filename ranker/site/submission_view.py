@@ -355,7 +355,7 @@ def _took(manifest: Mapping[str, Any], seconds: Mapping[str, float]) -> list[tup
     recipe, scores = manifest.get("recipe"), manifest.get("scores")
     train, generate = seconds.get(Stage.TRAIN), seconds.get(Stage.GENERATE)
     if isinstance(recipe, Mapping) and train and manifest.get("steps_taken_over") == 0:
-        found.append(("training", f"{recipe['steps'] * recipe['batch_size'] / train:,.1f} clips per second"))
+        found.append(("training", f"{recipe['steps'] * recipe['batch_size'] / train:,.1f} pairs per second"))
     if isinstance(scores, Mapping) and generate:
         answers = sum(score["items"] for score in scores.values())
         found.append(("answering", f"{answers / generate:,.1f} pairs per second"))

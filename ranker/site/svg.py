@@ -118,7 +118,7 @@ def _clean(parent: ET.Element, used: Mapping[str, str], words: Mapping[str, str]
     """Take out of an element what a page does not need, and say the rest in classes and attributes."""
     children: list[ET.Element] = []
     for each in list(parent):
-        if each.tag in {"metadata", "style"}:
+        if each.tag in {"metadata", "style", "clipPath"}:
             continue
         _clean(each, used, words)
         _tidy(each, used)
