@@ -174,6 +174,13 @@ def restored(copy: bytes, home: Home) -> Engine:
     return engine
 
 
+def copied(source: Home, target: Home) -> None:
+    """A home that nobody uses, with its database, again in another folder."""
+    shutil.copytree(source.root, target.root)
+    if EVERYWHERE:
+        restored(saved(source), target).dispose()
+
+
 def forget(home: Home) -> None:
     """From now on this home has no database."""
     url = database_url(home)

@@ -22,6 +22,7 @@ import chaos
 import pandas as pd
 import pytest
 import torch
+from postgres import copied
 from safetensors.torch import load_file
 from tones import tone
 
@@ -195,7 +196,7 @@ def ingested(bubblewrap: Bubblewrap, tmp_path_factory: pytest.TempPathFactory) -
 def evaluated(ingested: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home, moved to another folder after the checks, where everything was evaluated without disturbance."""
     home = tmp_path_factory.mktemp("evaluated") / "moved"
-    shutil.copytree(ingested[0], home)
+    copied(Home(root=ingested[0]), Home(root=home))
     ranker(home, "evaluate", "--all")
     return home
 
@@ -373,7 +374,7 @@ def test_teams_are_trained_on_the_same_pairs(
 ) -> None:
     """Attacks common randomness: two encoders of different width see the same pairs, crops and prompts in one order."""
     home = tmp_path / "home"
-    shutil.copytree(ingested[0], home)
+    copied(Home(root=ingested[0]), Home(root=home))
     plans: list[list[tuple[Sample, ...]]] = []
 
     def recorded(*arguments: Any, **named: Any) -> list[tuple[Sample, ...]]:
@@ -422,7 +423,7 @@ def interrupted(home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def own_copy(ingested: tuple[Path, Any], tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "home"
-    shutil.copytree(ingested[0], home)
+    copied(Home(root=ingested[0]), Home(root=home))
     yield home
     shutil.rmtree(home)
 
