@@ -231,6 +231,25 @@ class Resampling(StrEnum):
     TASKS = "tasks"
 
 
+class Export(StrEnum):
+    """What of a board is exported."""
+
+    RANKS = "ranks"
+    SCORES = "scores"
+    INTERVALS = "intervals"
+    PREDICTIONS = "predictions"
+
+
+class FileFormat(StrEnum):
+    """As what it is exported."""
+
+    CSV = "csv"
+    JSON = "json"
+    LATEX = "latex"
+    MARKDOWN = "markdown"
+    PARQUET = "parquet"
+
+
 class Choice(StrEnum):
     """Other choices than the committee's, under which a board is ranked again."""
 

@@ -24,6 +24,7 @@ from ranker.cli.db import db_app
 from ranker.cli.doctor import doctor
 from ranker.cli.estimate import estimate
 from ranker.cli.evaluate import evaluate
+from ranker.cli.export import export
 from ranker.cli.hosts import allow_host
 from ranker.cli.imports import import_scores
 from ranker.cli.inbox import inbox
@@ -53,7 +54,7 @@ SECTIONS: Mapping[str, Sequence[Callable[..., Any] | tuple[str, typer.Typer]]] =
     "Who is ranked": (("teams", teams_app), review, admit, withdraw, disqualify, reinstate, judge, log),
     "The work": (evaluate, work, cancel, retry, prioritize, rerun, pause, resume),
     "How it goes": (status, show, logs, metrics, plan, estimate),
-    "What came out": (rank, compare, leaderboard, publish, serve, results, metric, calibrate, audit),
+    "What came out": (rank, compare, leaderboard, publish, serve, export, results, metric, calibrate, audit),
     "This machine": (doctor, ("data", data_app), ("db", db_app)),
 }
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ranker.errors import MissingError
-from ranker.service.boards import Boards
 from ranker.service.data import Data
 from ranker.service.database import Database
 from ranker.service.evaluations import Placing, Wanted
+from ranker.service.exporting import Exporting
 from ranker.service.intake import Intake
 from ranker.service.mail import Mail
 from ranker.service.planning import Planning
@@ -41,7 +41,7 @@ __all__ = [
 MISSING_EXIT_CODE = MissingError.exit_code
 
 
-class Ranker(Intake, Mail, Queue, Planning, Boards, Publishing, Challenge, Watching, Data, Database):
+class Ranker(Intake, Mail, Queue, Planning, Exporting, Publishing, Challenge, Watching, Data, Database):
     """One home, as its organizers use it. Methods raise the errors of `ranker.errors`, and print nothing.
 
     What is slow to import (pandas, and torch behind it) is imported by the methods that need it.
