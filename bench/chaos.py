@@ -145,17 +145,20 @@ def one_round(ingested: Path, reference: dict[str, Any], found: Findings, asked:
         shutil.rmtree(home)
 
 
-def scenes(ingested: Path, reference: dict[str, Any], found: Findings) -> None:
+def scenes(names: Sequence[str], ingested: Path, reference: dict[str, Any], found: Findings) -> None:
     """What needs an arrangement of its own, each on a fresh copy: a lock that is held, a disk that is full, a late
     writer.
     """
-    for name, scene in SCENES.items():
+    for name in names:
         home = ingested.parent / name
-        began, lives = time.monotonic(), Counter[str]()
-        with scene(ingested, home, lives, found.sandbox):
-            came = aftermath.outcome(home)
-            amiss = [*differences(reference, came), *aftermath.contradictions(home)]
-            amiss += [*aftermath.leftovers(home), *work_warnings(home)]
+        began, lives, amiss = time.monotonic(), Counter[str](), []
+        try:
+            with SCENES[name](ingested, home, lives, found.sandbox):
+                came = aftermath.outcome(home)
+                amiss = [*differences(reference, came), *aftermath.contradictions(home)]
+                amiss += [*aftermath.leftovers(home), *work_warnings(home)]
+        except AssertionError as error:
+            amiss.append(f"{name}: {error}")
         told = {"name": name, "lives": dict(lives), "seconds": round(time.monotonic() - began), "amiss": amiss}
         found.scenes.append(told)
         print(json.dumps(told), flush=True)
@@ -372,7 +375,8 @@ def said(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
     always = ("kills", "sandbox", "seed")
     changed = {name: each for name, each in given.items() if name in always or each != parser.get_default(name)}
     return " ".join(
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in changed.items()
+        " ".join([f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])])
+        for name, value in changed.items()
     )
 
 
@@ -391,11 +395,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sandbox", choices=("bubblewrap", "docker"), default="bubblewrap")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no round later than this")
-    parser.add_argument("--scenes", action="store_true", help="also a held lock, a full disk, a late writer")
+    parser.add_argument("--scenes", nargs="*", choices=[*SCENES], help="also these; without a name all of them")
     parser.add_argument("--write", type=Path, help="where the page goes; default: the terminal")
     parser.add_argument("--folder", type=Path, help="where homes are made; default: a temporary folder")
     asked = parser.parse_args(arguments)
     asked.said = said(parser, asked)
+    asked.scenes = [*SCENES] if asked.scenes == [] else asked.scenes
     os.environ["OMP_NUM_THREADS"] = "1"
     warm()
     began = time.monotonic()
@@ -422,8 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (folder / "findings.json").write_text(json.dumps(vars(found)), encoding="utf-8")
             if asked.write is not None:
                 asked.write.write_text(report(found, asked), encoding="utf-8")
-        if asked.scenes:
-            scenes(ingested, reference, found)
+        scenes(asked.scenes or (), ingested, reference, found)
     page = report(found, asked)
     if asked.write is None:
         print(page)
