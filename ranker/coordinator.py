@@ -133,6 +133,8 @@ class Coordinator:
                 SQLAlchemyError
             ) as error:  # a lock that is held, a disk that is full: leases outlive that for a while
                 log.warning("the database did not answer, and is asked again: %s", error)
+                for flight in self.flights:  # what nobody can write, nobody can have taken: nodes go on meanwhile
+                    self.cluster.hold(flight.claim)
                 with self.stop.armed():
                     time.sleep(LOOK_EVERY_S)
 
@@ -268,9 +270,9 @@ class Coordinator:
         try:
             queue.heartbeat(self.engine, flight.claim, now=_now(), lease_s=self.service.lease_s, progress=progress)
             flight.beaten = time.monotonic()
-            self.cluster.hold(flight.claim)
         except SQLAlchemyError as error:
             log.warning("a heartbeat failed and is tried again: %s", error)
+        self.cluster.hold(flight.claim)
 
     def _land(self, flight: Flight) -> Fault | None:
         """Record how a flight ended."""

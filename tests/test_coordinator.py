@@ -54,6 +54,7 @@ class Script:
         self._told: dict[int, Word | Exception] = {}
         self.streams: list[Stream] = []
         self.held: list[Claim] = []
+        self.holds = 0
 
     def room(self, service: object, *, on_gpu: bool) -> Room:
         return Room(cpus=1, gpus=0.0, jobs=self._jobs)
@@ -63,6 +64,7 @@ class Script:
 
     def hold(self, claim: Claim) -> None:
         self.held.append(claim)
+        self.holds += 1
 
     def let_go(self, claim: Claim) -> None:
         self.held = [each for each in self.held if each != claim]
@@ -235,12 +237,15 @@ def test_a_locked_database_loses_no_result(here: Place, monkeypatch: pytest.Monk
         raw = cast("sqlite3.Connection", connection.connection.driver_connection)
         raw.execute("PRAGMA busy_timeout = 50")
     try:
-        assert coordinate(here, ids, Script(act)) == EXIT_DONE
+        script = Script(act)
+        assert coordinate(here, ids, script) == EXIT_DONE
     finally:
         other.close()
     (job,) = here.jobs()
     assert refused == [True]
     assert (job.status, job.attempt, len(job.scores)) == (Status.SUCCEEDED, 1, 1)
+    assert script.holds >= 1, "the node was left to think that its lease is lost"
+    assert script.held == []
 
 
 def test_jobs_that_train_the_same_weights_follow_each_other(here: Place) -> None:

@@ -153,9 +153,9 @@ def gone() -> float:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda: None, "its job was given to another attempt, or cancelled"),
-        (gone, r"its lease was not prolonged by the coordinator \(ConnectionError\)"),
-        (lambda: 1.5, "its lease was not prolonged by the coordinator"),
+        pytest.param(lambda: None, "its job was given to another attempt, or cancelled", marks=pytest.mark.dear(day=0)),
+        pytest.param(gone, r"not prolonged by the coordinator \(ConnectionError\)", marks=pytest.mark.dear(day=1)),
+        pytest.param(lambda: 1.5, "not prolonged by the coordinator", marks=pytest.mark.dear(day=2)),
     ],
 )
 def test_an_attempt_without_its_lease_ends_itself(
@@ -192,7 +192,10 @@ def test_an_attempt_that_nobody_listens_to_ends_all_the_same(tmp_path: Path) -> 
     assert "ended itself" in Failure.from_json(list(words)[-1]["failure"]).reasons[0]
 
 
-@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize(
+    "is_stopped",
+    [pytest.param(False, marks=pytest.mark.dear(day=0)), pytest.param(True, marks=pytest.mark.dear(day=1))],
+)
 def test_a_job_that_hangs_on_a_node_is_given_up_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
 ) -> None:

@@ -388,9 +388,8 @@ def test_orders_load_no_heavy_library(tmp_path: Path, engine: Engine) -> None:
     """Attacks the time that an order takes: in a process of its own, real ones on a real home load neither pandas nor
     torch, nor what migrates a database that needs no migration.
     """
-    orders_given = (["cancel", "2"], ["retry", "a" * 12], ["prioritize", "3", "--first"], ["pause"], ["resume"])
-    for order in orders_given:
-        command = [sys.executable, "-c", ORDER, str(tmp_path), *order, *(["--json"] if order != ["resume"] else [])]
+    for order in (["cancel", "2"], ["retry", "a" * 12], ["pause"]):
+        command = [sys.executable, "-c", ORDER, str(tmp_path), *order, "--json"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         *heavy, modules = answer.stdout.splitlines()[-1].split()

@@ -137,6 +137,7 @@ def test_a_process_that_no_interruption_reaches_ends_itself_and_what_it_started(
     assert "script.py" in said
 
 
+@pytest.mark.dear(day=2)
 def test_a_process_that_hung_once_does_no_further_job(here: Place) -> None:
     """Attacks with a handler that an interruption does reach: it tidies up, and the process, whose state nobody knows,
     leaves the second job to another.
