@@ -229,9 +229,12 @@
     }
   }
 
-  // Where the page does not know, the organizers' command does; an imported table has no answers to draw from.
+  // Where the page does not know, the organizers' command does.
   function testing(board, known) {
-    return board.imported ? "." : element("span", {}, "; ", element("code", {}, `ranker compare ${known.first.id} ${known.second.id}`), " does it.");
+    const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+    const who = [known.first, known.second].map((row) => (board.imported ? quoted(row.team) : row.id)).join(" ");
+    const command = `ranker compare ${who} --benchmark ${board.benchmark} --track ${board.track}`;
+    return element("span", {}, "; the organizers' ", element("code", {}, command), " does it.");
   }
 
   document.addEventListener("DOMContentLoaded", () => new Comparison(document.querySelector(".compare")));

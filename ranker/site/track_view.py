@@ -92,7 +92,8 @@ class TrackView:
 
     `has_ranks`: how sure ranks are is known. `over_tasks`: intervals let the choice of tasks vary, not of test items.
     `dense`: so many tasks that their heads stand upright. `tall`: so many rows that the table scrolls in itself.
-    `width`: the table's columns. `kinds`: the tasks' domains.
+    `agreement`: Kendall's tau of public and hidden means; empty where it is not known. `width`: the table's columns.
+    `kinds`: the tasks' domains.
     """
 
     slug: str
@@ -114,6 +115,7 @@ class TrackView:
     kinds: tuple[str, ...]
     domains: str
     leader: str
+    agreement: str
     condition: text.FactGroup
     calibration: CalibrationView | None
     made_at: str
@@ -218,6 +220,7 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         kinds=tuple(dict.fromkeys(column.domain.value for column in board.columns)),
         domains=" \N{MIDDLE DOT} ".join(dict.fromkeys(column.domain.value for column in board.columns)),
         leader=_leader(ranked),
+        agreement="" if board.agreement is None else text.number(board.agreement.tau, 2),
         condition=_condition(board),
         calibration=None if calibration is None else calibration_view(calibration),
         made_at=text.moment(board.made_at),
