@@ -292,9 +292,7 @@ class RepoKind(StrEnum):
 
 
 class DefectKind(StrEnum):
-    """What is wrong with a clip of a shard: its audio is damaged, or in a format that cannot be decoded; its JSON is
-    missing or none; it lacks what the task asks for; its files are not one audio and one JSON.
-    """
+    """What is wrong with a clip: its audio damaged or of no known format, no JSON, a field missing, other files."""
 
     AUDIO = "audio"
     CODEC = "codec"
@@ -467,9 +465,7 @@ class Condition:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all fields but the words of `demonstration`; a public part is not named in it, so that digests
-        do not depend on whether a track has other parts.
-        """
+        """SHA-256 over all fields but `demonstration`'s words, and but `part` where it is public, as if alone."""
         fields = asdict(self)
         del fields["demonstration"]
         if self.part is Part.PUBLIC:
