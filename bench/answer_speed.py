@@ -135,17 +135,19 @@ def serve(options: argparse.Namespace) -> None:
     out, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(options.threads)
     ours: dict[str, Callable[[], Any]] = {
-        RANKER: lambda: Ours(options.decoder, RandomEncoder(), bf16=False),
-        RANKER_BF16: lambda: Ours(options.decoder, RandomEncoder(), bf16=True),
+        RANKER: lambda: Ours(options.decoder, RandomEncoder(options.encoder_layers), bf16=False),
+        RANKER_BF16: lambda: Ours(options.decoder, RandomEncoder(options.encoder_layers), bf16=True),
     }
     side: Any
     if options.side in ours:
         side = ours[options.side]()
     else:
         side = (
-            Plain(RandomEncoder(), options.decoder)
+            Plain(RandomEncoder(options.encoder_layers), options.decoder)
             if options.side == REFERENCE
-            else Peer(options.peer, HERE / "speed" / "random_encoder.py", options.decoder)
+            else Peer(
+                options.peer, HERE / "speed" / "random_encoder.py", options.decoder, layers=options.encoder_layers
+            )
         )
         talk(side.decoder, side.projector)
     for line in sys.stdin:
@@ -170,6 +172,7 @@ class Side:
     def __init__(self, name: str, python: Path, options: argparse.Namespace, decoder: Path) -> None:
         command = [str(python), str(HERE / "answer_speed.py"), "--side", name, "--decoder", str(decoder)]
         command += ["--threads", str(options.threads), "--scale", str(options.scale)]
+        command += ["--encoder-layers", str(options.encoder_layers)]
         command += ["--peer", str(options.peer.absolute())] if options.peer else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -258,7 +261,8 @@ def report(options: argparse.Namespace, rounds: Sequence[Round], load: float) ->
         f"Written by `python bench/answer_speed.py --rounds {options.rounds} --scale {options.scale:g} --threads "
         f"{options.threads}{' --peer CHECKOUT' if options.peer else ''}` on {datetime.now(UTC):%Y-%m-%d}: "
         f"{len(rounds)} rounds, {options.threads} threads, no GPU; load average before it {load:.1f}. Encoder (random, "
-        f"86 M parameters, 25 frames/s) and decoder (the stand-in's {options.layers} layers, random adapters) are the "
+        f"{options.encoder_layers} layers of 7 M parameters, 25 frames/s) and decoder (the stand-in's "
+        f"{options.layers} layers, random adapters) are the "
         "same on all sides; so are clips, prompts and caps. Reading audio and starting programs are left out.",
         "",
         "| task | clips | references | seconds of audio | answer (tokens: mean, longest) | batch there |",
@@ -303,6 +307,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-python", type=Path, default=Path(sys.executable))
     parser.add_argument("--decoder", type=Path, help="a folder with SmolLM2-135M; default: the stand-in")
     parser.add_argument("--layers", type=int, default=30, help="of the stand-in")
+    parser.add_argument("--encoder-layers", type=int, default=12, help="7 million parameters each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.0, help="no round is begun that would end later")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the clips")

@@ -291,6 +291,8 @@ def ratios_of(found: Sequence[Curve]) -> dict[str, float]:
 
 def guard(named: dict[str, float]) -> int:
     """Compare with the stored ratios; the exit code."""
+    if not STORED.is_file():
+        raise SystemExit(f"{STORED} is not there: no ratios to compare with; write it with --quick --write")
     stored: dict[str, float] = json.loads(STORED.read_text(encoding="utf-8"))
     worse = 0
     for name, ratio in named.items():

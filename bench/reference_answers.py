@@ -77,7 +77,7 @@ class Plain:
 class Peer:
     """XARES-LLM's own model, asked as its `prediction_step` does."""
 
-    def __init__(self, peer: Path, encoder: Path, decoder: Path) -> None:
+    def __init__(self, peer: Path, encoder: Path, decoder: Path, **arguments: Any) -> None:
         for name in ("torchaudio", "loguru"):  # of which nothing is used here
             if importlib.util.find_spec(name) is None:
                 module: Any = types.ModuleType(name)
@@ -89,7 +89,7 @@ class Peer:
         from xares_llm.modeling_audiollm import configuration_xaresllm, modeling_xaresllm
 
         config = configuration_xaresllm.XaresLLMModelConfig(
-            decoder_type=str(decoder), audio_encoder_name=encoder.name, audio_encoder_params={}
+            decoder_type=str(decoder), audio_encoder_name=encoder.name, audio_encoder_params=arguments
         )
         self.model: Any = modeling_xaresllm.XaresLLMModel(config).eval()
 

@@ -16,6 +16,7 @@ import torch
 from ranker.config import Recipe
 from ranker.lalm.merged import Cache, MergedDecoder, columns_for
 from ranker.lalm.model import AudioLanguageModel
+from ranker.pace import PULSE
 from ranker.sandbox.base import Features
 
 Key = TypeVar("Key", bound=Hashable)
@@ -72,6 +73,7 @@ def answered(
     while line.left or rows.live:
         while (free := rows.room_for(line)) > 0:
             yield from rows.begin(line.take(free, rows.columns - max_new_tokens, READ_TOGETHER[decoder.device.type]))
+        PULSE.mark()  # a long answer is no job that hangs
         if rows.live:
             yield from rows.step()
 
