@@ -3,7 +3,8 @@
 # make test-long  the counts that take longer; writes docs/results/
 # make test-postgres  the suites that use a database, on a PostgreSQL server of their own
 # make test-torch  the encoder server under other versions of torch: RANKER_TORCH_PYTHONS=/a/bin/python:/b/bin/python
-# make chaos      SIGKILLs at random moments, a held lock, a full disk, a late writer (an hour); writes docs/results/chaos.md
+# make chaos      SIGKILLs at random moments, a held lock, a full disk, a late writer (half an hour); writes docs/results/chaos.md
+# make chaos-docker  the same with containers, fewer kills; writes docs/results/chaos-docker.md
 # make bench      how cost grows with clips, batches and teams (a quarter of an hour); writes docs/performance.md's tables
 # make bench-quick  the same at few sizes, and whether a ratio to the reference loop fell; absolute times are not compared
 # make field      the samples on recorded audio with the whole decoder (hours on a CPU); writes docs/results/field.md
@@ -24,7 +25,7 @@ SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: demo test test-long test-postgres test-torch chaos bench bench-quick field lint clean
+.PHONY: demo test test-long test-postgres test-torch chaos chaos-docker bench bench-quick field lint clean
 
 demo: .make/demo-installed
 	$(BIN)/ranker data build mini
@@ -57,6 +58,9 @@ test-torch: .make/test-installed
 
 chaos: .make/test-installed
 	OMP_NUM_THREADS=1 $(BIN)/python bench/chaos.py --kills 200 --scenes --write docs/results/chaos.md
+
+chaos-docker: .make/test-installed
+	OMP_NUM_THREADS=1 $(BIN)/python bench/chaos.py --kills 40 --sandbox docker --write docs/results/chaos-docker.md
 
 bench: .make/demo-installed
 	$(BIN)/python bench/growth.py --rounds 3

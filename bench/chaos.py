@@ -390,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--per-round", type=int, default=40, help="kills on one home at most, then it is left in peace")
-    parser.add_argument("--every", type=float, default=20.0, help="mean seconds between kills by the clock")
+    parser.add_argument("--every", type=float, default=15.0, help="mean seconds between kills by the clock")
     parser.add_argument("--cold", type=float, default=0.05, help="share of lives that are real commands")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sandbox", choices=("bubblewrap", "docker"), default="bubblewrap")
