@@ -38,17 +38,17 @@ REPORT = HERE.parent / "docs" / "results" / "train_speed.md"
 RANKER, RANKER_BF16, REFERENCE, PEER = "ranker", "ranker, bf16", "reference loop", "XARES-LLM"
 WINDOW, BATCH = 128, 4  # samples sorted by length together, and in one batch: both of the challenge
 PLACES = (1 / 6, 3 / 6, 5 / 6)  # of the batches of a window: together they have its mean length
-LONG = "30 s"
+LONG = "long"
 EOS = 2
 
 
-def work(what: str) -> list[list[Clip]]:
-    """The batches of one round, or four clips of 30 s: lengths log-uniform from 1 to 30 s, sorted in a window."""
+def work(what: str, longest_s: float) -> list[list[Clip]]:
+    """The batches of one round, or four of the longest clips: lengths log-uniform from 1 s, sorted in a window."""
     drawn = random.Random(0)
     if what == LONG:
-        lengths = [[30.0] * BATCH]
+        lengths = [[longest_s] * BATCH]
     else:
-        seconds = sorted(math.exp(drawn.uniform(0.0, math.log(30.0))) for _ in range(WINDOW))
+        seconds = sorted(math.exp(drawn.uniform(0.0, math.log(longest_s))) for _ in range(WINDOW))
         cut = [seconds[start : start + BATCH] for start in range(0, WINDOW, BATCH)]
         lengths = [cut[int(place * len(cut))] for place in PLACES]
     noise = torch.Generator().manual_seed(0)
@@ -190,7 +190,7 @@ def serve(options: argparse.Namespace) -> None:
     """A side's process: a line in, a round, a line out. The first line out says that it is ready."""
     out, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(options.threads)
-    batches = work(options.work)
+    batches = work(options.work, options.longest_s)
     since: list[tuple[float, float]] = []
 
     def ask(found: dict[str, Any]) -> None:
@@ -255,7 +255,7 @@ class Side:
     def __init__(self, name: str, options: argparse.Namespace, decoder: Path, what: str) -> None:
         python = options.peer_python if name == PEER else sys.executable
         command = [str(python), "-W", "ignore", str(HERE / "train_speed.py"), "--side", name, "--work", what]
-        command += ["--decoder", str(decoder), "--threads", str(options.threads)]
+        command += ["--decoder", str(decoder), "--threads", str(options.threads), "--longest-s", str(options.longest_s)]
         command += ["--peer", str(options.peer.absolute())] if options.peer else []
         environment = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads)}
         environment["PYTHONPATH"] = str(HERE.parent) if name != PEER else ""
@@ -342,7 +342,7 @@ def report(
 ) -> str:
     """The page."""
     rounds, ready, profiles = measured
-    sides, batches = list(rounds[0]), work("mixed")
+    sides, batches = list(rounds[0]), work("mixed", options.longest_s)
     clips = [clip for batch in batches for clip in batch]
     seconds = [len(clip.audio) / 16_000 for clip in clips]
 
@@ -359,7 +359,8 @@ def report(
         f"Encoder: random weights, 87 M parameters, 25 frames/s. Decoder: the stand-in, {options.layers} layers. LoRA "
         "dropout 0.1 on all sides. Medians of the rounds (smallest to largest).",
         "",
-        "| side | samples per second | processor seconds per sample | peak memory, 4 clips of 30 s (GB) |",
+        "| side | samples per second | processor seconds per sample | peak memory, "
+        f"{BATCH} clips of {options.longest_s:g} s (GB) |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name in sides:
@@ -428,7 +429,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=6.0, help="no third round is begun that would end later")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-memory", action="store_true", help="leave out the step with clips of 30 s")
+    parser.add_argument("--longest-s", type=float, default=30.0, help="seconds of the longest clips")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the step with the longest clips alone")
     parser.add_argument("--out", type=Path, default=REPORT)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--work", default="mixed", help=argparse.SUPPRESS)
