@@ -318,6 +318,7 @@ class RankedBenchmark(Strict):
     description: str
     ranking_only: bool = False
     tracks: Mapping[str, RankedTrack] = Field(min_length=1)
+    embargo: str | None = Field(default=None, description="nothing is published before: 2026-02-25T12:00 AoE")
 
     def track(self, name: str) -> RankedTrack:
         """The named track; raises ConfigError, naming those that exist."""
@@ -337,7 +338,6 @@ class Benchmark(RankedBenchmark):
     recipe: Recipe
     tracks: dict[str, Track] = Field(min_length=1)
     baselines: tuple[Baseline, ...] = ()
-    embargo: str | None = Field(default=None, description="nothing is published before: 2026-02-25T12:00 AoE")
     needs_calibration: bool = Field(default=False, description="publish only when the baselines score as published")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ one takes the place of the old one, which is kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -124,9 +124,18 @@ def table(session: Session, benchmark: RankedBenchmark, track: str) -> Table:
 
 
 def ranking(
-    session: Session, home: Home, benchmark: RankedBenchmark, track: str, *, weights: Weights | None = None
+    session: Session,
+    home: Home,
+    benchmark: RankedBenchmark,
+    track: str,
+    *,
+    weights: Weights | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[TableRanking, Table]:
-    """The ranking of the table that stands for a track. Raises as `table`, and OrganizerError if its file changed."""
+    """The ranking of the table that stands for a track. `names`: other names for teams.
+
+    Raises as `table`, and OrganizerError if its file changed.
+    """
     found = table(session, benchmark, track)
     path = _path(home, found.origin.digest)
     if not path.is_file() or file_digest(path) != found.origin.digest:
@@ -137,7 +146,7 @@ def ranking(
     if weights is not None:
         weighed = {name: weights.applied(each) if name == track else each for name, each in benchmark.tracks.items()}
         benchmark = benchmark.model_copy(update={"tracks": weighed})
-    (one,) = rank_table(path, benchmark, track, baselines=found.baselines).rankings
+    (one,) = rank_table(path, benchmark, track, baselines=found.baselines, names=names).rankings
     return one, found
 
 
@@ -148,12 +157,19 @@ def board(
     track: str,
     *,
     weights: Weights | None = None,
+    names: Mapping[str, str] | None = None,
     now: datetime,
 ) -> Board:
     """The board of a track's table. Raises as `ranking`, and ConfigError where a task's domain is not given."""
-    one, found = ranking(session, home, benchmark, track, weights=weights)
+    one, found = ranking(session, home, benchmark, track, weights=weights, names=names)
     active = benchmark.track(track)
     return of_table(one, active if weights is None else weights.applied(active), found.origin, now=now)
+
+
+def teams(session: Session, home: Home, benchmark: RankedBenchmark) -> set[str]:
+    """Names of all teams of the benchmark's tables, baselines left out. Raises as `ranking`."""
+    rankings = [ranking(session, home, benchmark, track)[0] for track in tracks(session, benchmark)]
+    return {row.team for each in rankings for row in each.rows if not row.is_baseline}
 
 
 def _latest(session: Session, benchmark: str, track: str) -> Event | None:

@@ -156,17 +156,24 @@ class _Matched:
 
 
 def rank_table(
-    path: Path, benchmark: RankedBenchmark, track: str | None = None, *, baselines: Collection[str] = ()
+    path: Path,
+    benchmark: RankedBenchmark,
+    track: str | None = None,
+    *,
+    baselines: Collection[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> Ranked:
     """Rank the teams of a table on `track`, or (None) on each track that it has a column for.
 
-    `baselines`: teams that take no rank.
+    `baselines`: teams that take no rank. `names`: other names for teams, which decide among equals as their own would.
 
     A task's name is matched with a column's after dropping case and all but letters and digits. Raises UsageError
     where the table cannot be read, has no column for the track(s), or holds a cell that is no number; ConfigError for
     an unknown track, or one with two tasks that only differ in what is dropped.
     """
     table = read(path)
+    if names:
+        table = replace(table, teams=tuple(names.get(team, team) for team in table.teams))
     wanted = {track: benchmark.track(track)} if track is not None else dict(benchmark.tracks)
     matched = {name: _match(table, name, each) for name, each in wanted.items()}
     matched = {name: each for name, each in matched.items() if each.places}

@@ -126,6 +126,47 @@ def test_a_table_s_certainty_is_over_tasks_and_says_so(official: Ranker) -> None
     assert all(cell.interval is None for row in board.rows for cell in row.cells.values())
 
 
+def test_the_official_table_becomes_a_page(official: Ranker) -> None:
+    """Published through the gate: every team, task and published mean is on it, and data.json is the board."""
+    from ranker.service import Edition
+
+    edition = Edition(benchmark="interspeech2026")
+    published = official.publish(edition, not_before=None, despite_embargo=False, why="")
+    del published
+    site = official.home.site
+    html = (site / "index.html").read_text(encoding="utf-8")
+    data = json.loads((site / "data.json").read_text(encoding="utf-8"))
+    (board,) = official.boards("interspeech2026")
+    (said,) = data["boards"]
+    assert said["rows"] == json.loads(json.dumps(board.to_json()["rows"]))
+    assert (said["condition"], said["origin"]["source"]) == (None, "the organizers' leaderboard page")
+    assert data["submissions"] == []
+    for row in board.rows:
+        assert row.team in html
+    for column in board.columns:
+        assert column.name in html
+    assert "intervals over the tasks: only task scores are known" in html
+    assert "seed" not in html.lower().replace("seeds", "")
+
+
+def test_anonymous_teams_of_a_table_leave_no_name(official: Ranker) -> None:
+    """A preview with pseudonyms holds no team's name in any file but the list of who is who, nor an id made of one."""
+    from ranker.service import Edition
+
+    index = official.preview(Edition(benchmark="interspeech2026", anonymous=True), None)
+    (board,) = official.boards("interspeech2026")
+    looked = 0
+    for path in [path for path in index.parent.rglob("*") if path.suffix in {".html", ".json", ".csv", ".js"}]:
+        if path.name == "who.html":
+            continue
+        text = path.read_text(encoding="utf-8")
+        looked += 1
+        for row in board.rows:
+            assert row.submission_id not in text, path.name
+            assert len(row.team) < 6 or row.team not in text, path.name
+    assert looked > 8
+
+
 # -- what an import keeps
 
 

@@ -423,7 +423,7 @@ def test_several_tracks_print_a_list(put: Callable[[str, str], Path], capsys: py
     assert [ranking["track"] for ranking in json.loads(out)] == ["open", "sized"]
 
 
-@pytest.mark.parametrize("command", [["evaluate", "--all"], ["rank"], ["leaderboard"], ["results"]])
+@pytest.mark.parametrize("command", [["evaluate", "--all"], ["calibrate"]])
 def test_nothing_can_be_measured_on_a_benchmark_that_only_ranks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
@@ -432,6 +432,17 @@ def test_nothing_can_be_measured_on_a_benchmark_that_only_ranks(
     assert err.count("\n") == 1
     assert "only ranks tables that were made elsewhere" in err
     assert "ranker rank --scores TABLE.csv --benchmark interspeech2026" in err
+
+
+@pytest.mark.parametrize("command", [["rank"], ["results"], ["compare", "a", "b"], ["export"]])
+def test_without_an_imported_table_the_next_step_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Also where there is no home yet; looking makes none."""
+    _, err = typed(capsys, "--home", str(tmp_path), *command, "--benchmark", "interspeech2026", code=4)
+    assert err.count("\n") == 1
+    assert "run `ranker import-scores TABLE.csv --benchmark interspeech2026`" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

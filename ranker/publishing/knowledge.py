@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from ranker.config import Benchmark
+from ranker.config import RankedBenchmark, Task
 from ranker.db.models import Job, JobAttempt, Score, Submission
 from ranker.home import Home, asset, model_cache
 from ranker.publishing.gate import Forbidden
@@ -32,7 +32,7 @@ _ORDINARY = frozenset({"localhost", "root", "ranker", "runner", "worker", "user"
 def forbidden(
     session: Session,
     home: Home,
-    benchmark: Benchmark,
+    benchmark: RankedBenchmark,
     service: Service,
     *,
     including: Collection[Standing] = (),
@@ -49,6 +49,7 @@ def forbidden(
         part.prompt: task.group
         for track in benchmark.tracks.values()
         for task in sorted(track.tasks, key=lambda task: task.group is Group.PUBLIC)
+        if isinstance(task, Task)
         for part in (task.train, task.test)
         if part is not None
     }
@@ -103,7 +104,7 @@ def _content(path: Path) -> str:
         return ""
 
 
-def _is_hidden(score: Score, benchmark: Benchmark, public: Collection[str]) -> bool:
+def _is_hidden(score: Score, benchmark: RankedBenchmark, public: Collection[str]) -> bool:
     """A score of the benchmark's public model that is of no public task: a hidden one, trained with them."""
     return score.job.benchmark == benchmark.name and score.task not in public
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranker import config
-from ranker.errors import UsageError
+from ranker.errors import MissingError, UsageError
 from ranker.service.opened import Opened
 from ranker.types import Standing
 
@@ -73,6 +73,7 @@ class Imports(Opened):
                 "--condition and --with choose among what was measured here; an imported table has neither conditions "
                 "nor standings"
             )
+        self._refuse_without_tables(benchmark)
         with self.reading() as reading:
             tracks = [track] if track else imports.tracks(reading, benchmark) or list(benchmark.tracks)[:1]
             if weights is not None and len(tracks) > 1:
@@ -85,6 +86,15 @@ class Imports(Opened):
         from ranker import comparison, imports
 
         ranked = self.ranking_config(benchmark)
+        self._refuse_without_tables(ranked)
         with self.reading() as reading:
             tracks = [track] if track else imports.tracks(reading, ranked) or list(ranked.tracks)[:1]
             return [comparison.compare_table(reading, self.home, ranked, each, teams=names) for each in tracks]
+
+    def _refuse_without_tables(self, benchmark: config.RankedBenchmark) -> None:
+        """Raises MissingError in a home without a database: what only looks makes no files."""
+        if not self.has_database():
+            raise MissingError(
+                f"no table was imported into {self.home.root} yet; run `ranker import-scores TABLE.csv --benchmark "
+                f"{benchmark.name}`"
+            )

@@ -52,7 +52,8 @@ class Opened:
         if config.is_ranking_only(path):
             raise UsageError(
                 f"benchmark {name} only ranks tables that were made elsewhere (its file says `ranking_only: true`), so "
-                f"nothing can be evaluated on it; `ranker rank --scores TABLE.csv --benchmark {name}` ranks a table"
+                f"nothing can be evaluated on it; `ranker rank --scores TABLE.csv --benchmark {name}` ranks a table, "
+                f"and `ranker import-scores TABLE.csv --benchmark {name}` takes one in"
             )
         return self._with_hidden(_named(config.load(config.Benchmark, path), name, path))
 

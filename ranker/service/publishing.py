@@ -56,7 +56,7 @@ class Publishing(Opened):
         """
         from ranker import site
 
-        benchmark = self.benchmark(edition.benchmark)
+        benchmark = self.ranking_config(edition.benchmark)
         self._judge()
         names = self._names(benchmark, edition, is_kept=True)
         with self.reading() as reading:
@@ -78,7 +78,7 @@ class Publishing(Opened):
         """
         from ranker.publishing import embargo, publication
 
-        benchmark, now = self.benchmark(edition.benchmark), datetime.now(UTC)
+        benchmark, now = self.ranking_config(edition.benchmark), datetime.now(UTC)
         embargoes = [each for each in (benchmark.embargo, not_before) if each]
         if not despite_embargo:
             embargo.refuse_before(embargoes, now)
@@ -101,7 +101,7 @@ class Publishing(Opened):
         """What `publish` would make visible now, and what stands against it. Changes nothing."""
         from ranker.publishing import publication
 
-        benchmark = self.benchmark(edition.benchmark)
+        benchmark = self.ranking_config(edition.benchmark)
         names = self._names(benchmark, edition, is_kept=False)
         with self.reading() as reading:
             made = self._material(reading, benchmark, edition, names)
@@ -112,7 +112,7 @@ class Publishing(Opened):
         """Times, of the benchmark and as asked, before which nothing is published now. Raises UsageError."""
         from ranker.publishing import embargo
 
-        asked = [each for each in (self.benchmark(edition.benchmark).embargo, not_before) if each]
+        asked = [each for each in (self.ranking_config(edition.benchmark).embargo, not_before) if each]
         return [each for each in asked if embargo.opens(each) > datetime.now(UTC)]
 
     def roll_back(self, number: int, *, including: tuple[Standing, ...], why: str) -> Published:
@@ -120,7 +120,7 @@ class Publishing(Opened):
         from ranker.publishing import publication, versions
 
         old = versions.one(self.home, number)
-        benchmark = self.benchmark(old.benchmark)
+        benchmark = self.ranking_config(old.benchmark)
         edition = Edition(benchmark=old.benchmark, including=including)
         self._judge()
         names = self._names(benchmark, edition, is_kept=True)
@@ -146,15 +146,21 @@ class Publishing(Opened):
         with self.open() as engine, session(engine) as writing:
             rules.judge_all(writing, self.home, datetime.now(UTC), rules=self.service.rules)
 
-    def _names(self, benchmark: config.Benchmark, edition: Edition, *, is_kept: bool) -> Mapping[str, str]:
+    def _names(self, benchmark: config.RankedBenchmark, edition: Edition, *, is_kept: bool) -> Mapping[str, str]:
         """Pseudonyms of the teams that are to have one, by their own names. Raises UsageError for an unknown team."""
+        from ranker import imports
         from ranker.db.models import Submission
         from ranker.publishing.pseudonyms import pseudonyms
 
         wanted = self.service.publish
         with self.reading() as reading:
-            known = list(reading.execute(select(Submission.team, Submission.digest)))
-        teams = {team for team, digest in known if not any(each.fits(team, digest) for each in benchmark.baselines)}
+            if isinstance(benchmark, config.Benchmark):
+                known = [(team, digest) for team, digest in reading.execute(select(Submission.team, Submission.digest))]
+                baselines = benchmark.baselines
+                teams = {team for team, digest in known if not any(each.fits(team, digest) for each in baselines)}
+            else:
+                teams = imports.teams(reading, self.home, benchmark)
+                known = [(team, "") for team in teams]
         if not (edition.anonymous or wanted.anonymous):
             unknown = sorted(set(wanted.anonymous_teams) - {team for team, _ in known})
             if unknown:
@@ -168,17 +174,30 @@ class Publishing(Opened):
     def _material(
         self,
         reading: Session,
-        benchmark: config.Benchmark,
+        benchmark: config.RankedBenchmark,
         edition: Edition,
         names: Mapping[str, str],
         *,
         is_calibrated: bool = True,
     ) -> Material:
         """All that a page is made of. `is_calibrated`: where the benchmark asks for it, refuse before baselines fit."""
-        from ranker import board, calibration, overview
+        from ranker import board, calibration, imports, overview
         from ranker.publishing.publication import Material
 
         now, including = datetime.now(UTC), edition.including
+        if not isinstance(benchmark, config.Benchmark):
+            if including:
+                raise UsageError("--with chooses among standings of submissions; an imported table has none")
+            return Material(
+                benchmark=benchmark.name,
+                boards=[
+                    imports.board(reading, self.home, benchmark, track, names=names, now=now)
+                    for track in imports.tracks(reading, benchmark)
+                ],
+                pages=[],
+                calibrations=[],
+                forbidden=self._forbidden(reading, benchmark, edition, names),
+            )
         boards = [
             board.assemble(reading, self.home, benchmark, track, including=including, names=names, now=now)
             for track in benchmark.tracks
@@ -205,7 +224,7 @@ class Publishing(Opened):
         )
 
     def _forbidden(
-        self, reading: Session, benchmark: config.Benchmark, edition: Edition, names: Collection[str]
+        self, reading: Session, benchmark: config.RankedBenchmark, edition: Edition, names: Collection[str]
     ) -> Forbidden:
         from ranker.publishing.knowledge import forbidden
 
