@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -35,9 +36,20 @@ def make_read_only(path: Path, *, yes: bool) -> None:
 
 
 def fill(path: Path, *, leave: int) -> Path:
-    """Fill the disk but for so many bytes (in whole pages); returns the file to remove."""
+    """Fill the disk but for so many bytes (in whole pages); returns the file to remove. Others may write meanwhile."""
     ballast = path / "ballast"
-    found = os.statvfs(path)
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, found.f_bavail * found.f_frsize - leave))
+        while (wanted := _free(path) - leave) > 0:
+            try:
+                os.posix_fallocate(file.fileno(), 0, wanted)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                break
     return ballast
+
+
+def _free(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
