@@ -74,7 +74,8 @@ class Forbidden:
 
     `folders`, `machines` and `users` of this machine and its workers; `secrets`, each under what it is; of hidden tasks
     the `hidden_tasks`' names, `hidden_texts` that may stand nowhere (prompts), and `hidden_cells` that no value may be
-    equal to (clips, references, answers), and no word of a text if they hold a digit (clips); `unranked` submissions by id; `names` of teams that are anonymous.
+    equal to (clips, references, answers), and no word of a text if they hold a digit (clips); `unranked`
+    submissions by id; `names` of teams that are anonymous.
     `shipped`: SHA-256 of files that come with ranker, by path, which are not looked into. `allowed`: what may stand.
     """
 
@@ -155,19 +156,25 @@ def _looker(forbidden: Forbidden, tell: Tell) -> Callable[[Piece, str], None]:
 
     marked = {cell for cell in forbidden.hidden_cells if any(map(str.isdigit, cell)) and not _BETWEEN.search(cell)}
 
-    def look(piece: Piece, file: str) -> None:
-        where = file if piece.place == "text" else f"{file} ({piece.place})"
-        hits = cells.keys() & {" ".join(cell.split()) for cell in piece.cells}
+    def hits(piece: Piece, file: str) -> set[tuple[Leak, str]]:
+        found = {(cells[cell], cell) for cell in cells.keys() & {" ".join(cell.split()) for cell in piece.cells}}
         if marked:
-            hits |= marked & {word.strip(".:!?") for word in _BETWEEN.split(piece.text)}
-        for cell in hits:
-            tell(cells[cell], cell, where)
-        seen: set[tuple[Leak, str]] = set()
+            words = {word.strip(".:!?") for word in _BETWEEN.split(piece.text)}
+            found |= {(Leak.HIDDEN, word) for word in marked & words}
         for text in privacy.readings(piece.text):
-            for leak, what in _looks(text, forbidden, known):
-                if (leak, what) not in seen and not (leak is Leak.UNRANKED and file.startswith(_HISTORY)):
-                    seen.add((leak, what))
-                    tell(leak, what, where)
+            found.update(_looks(text, forbidden, known))
+        is_past = file.startswith(_HISTORY)
+        return {(leak, what) for leak, what in found if not (is_past and leak is Leak.UNRANKED)}
+
+    def look(piece: Piece, file: str) -> None:
+        found = hits(piece, file)
+        for part in piece.parts if found else ():
+            own = hits(part, file)
+            for leak, what in sorted(own):
+                tell(leak, what, f"{file} ({part.place})")
+            found -= own
+        for leak, what in sorted(found):
+            tell(leak, what, file if piece.place == "text" else f"{file} ({piece.place})")
 
     return look
 

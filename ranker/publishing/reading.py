@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,12 +30,21 @@ class UnreadableError(RankerError):
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """Some text of a file. `place` says where, for people; `cells` are the values that it is made of, and no names of
-    fields, columns and attributes.
+    fields, columns and attributes. `parts`: the same in smaller pieces, which say better where something stands.
     """
 
     place: str
     text: str
     cells: tuple[str, ...]
+    parts: tuple[Piece, ...] = ()
+
+    @classmethod
+    def together(cls, place: str, parts: Sequence[Piece]) -> Piece:
+        """Many pieces as one, since looking at one long text is much faster."""
+        text = "\n".join(part.text for part in parts)
+        return cls(
+            place=place, text=text, cells=tuple(cell for part in parts for cell in part.cells), parts=tuple(parts)
+        )
 
 
 def pieces(path: Path) -> Iterator[Piece]:
@@ -76,7 +85,8 @@ def _json(text: str) -> Iterator[Piece]:
         value = json.loads(text)
     except ValueError as error:
         raise UnreadableError(f"it is no JSON ({error})") from None
-    yield from _together(list(_strings(value, "")))
+    said = [Piece(place=place, text=text, cells=(text,)) for place, text in _strings(value, "")]
+    yield Piece.together("values", said)
     names = dict.fromkeys(_names(value))
     yield Piece(place="names of fields", text="\n".join(names), cells=())
 
@@ -99,25 +109,16 @@ def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _strings(item, f"{place}[{number}]")
 
 
-def _together(found: list[tuple[str, str]]) -> Iterator[Piece]:
-    """One piece per value that is long or odd, and one for all that cannot hold anything: bare words and digests."""
-    dull = []
-    for place, text in found:
-        if text.isascii() and text.replace("_", "").replace("-", "").isalnum():
-            dull.append(text)
-        else:
-            yield Piece(place=place, text=text, cells=(text,))
-    if dull:
-        yield Piece(place="words", text="\n".join(dull), cells=tuple(dull))
-
-
 def _csv(text: str) -> Iterator[Piece]:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
         raise UnreadableError(f"it is no CSV ({error})") from None
-    for number, row in enumerate(rows, start=1):
-        yield Piece(place=f"row {number}", text="\n".join(row), cells=tuple(row) if number > 1 else ())
+    said = [
+        Piece(place=f"row {number}", text="\n".join(row), cells=tuple(row) if number > 1 else ())
+        for number, row in enumerate(rows, start=1)
+    ]
+    yield Piece.together("rows", said)
 
 
 def _table(path: Path) -> Iterator[Piece]:
@@ -181,19 +182,21 @@ def _markup(text: str) -> Iterator[Piece]:
     parser = _Markup()
     parser.feed(text)
     parser.close()
-    for place, value in parser.found:
-        cells = () if place.startswith(_UNREAD) else _leaves(value)
-        yield Piece(place=place, text=value, cells=tuple(" ".join(cell.split()) for cell in cells))
+    said = [
+        Piece(place=place, text=value, cells=() if place.startswith(_UNREAD) else _leaves(value))
+        for place, value in parser.found
+    ]
+    yield Piece.together("the markup", said)
     # As it is read, with what tags part: an address may have a tag in its middle.
     whole = "".join(value for place, value in parser.found if place.startswith("line "))
     yield Piece(place="the text", text=whole, cells=())
 
 
-def _leaves(value: str) -> list[str]:
+def _leaves(value: str) -> tuple[str, ...]:
     """The texts of data that stands in a page as JSON; of anything else, itself."""
     if value.lstrip().startswith(("{", "[")):
         try:
-            return [text for _, text in _strings(json.loads(value), "")]
+            return tuple(text for _, text in _strings(json.loads(value), ""))
         except ValueError:
             pass
-    return [value]
+    return (value,)
