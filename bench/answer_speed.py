@@ -55,7 +55,7 @@ class Kind:
 
 KINDS = (
     Kind(name="classes", clips=24, shortest_s=1.5, longest_s=2.5, references=1, batch_size=4, tokens=3),
-    Kind(name="words", clips=16, shortest_s=2.0, longest_s=6.0, references=1, batch_size=16, tokens=30),
+    Kind(name="words", clips=32, shortest_s=2.0, longest_s=6.0, references=1, batch_size=16, tokens=30),
     Kind(name="captions", clips=4, shortest_s=6.0, longest_s=10.0, references=5, batch_size=16, tokens=15),
 )  # fmt: skip
 
