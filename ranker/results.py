@@ -121,7 +121,8 @@ def _durations(runs: Sequence[tuple[str, TrackRun]]) -> str:
 def _conditions(board: Board, runs: Sequence[tuple[str, TrackRun]]) -> str:
     condition = board.condition
     if condition is None:
-        return f"Scores of an imported table (SHA-256 `{board.basis[:12]}`): {board.origin.source if board.origin else ''}."
+        source = board.origin.source if board.origin else ""
+        return f"Scores of an imported table (SHA-256 `{board.basis[:12]}`): {source}."
     hardware = sorted(
         {f"{run.manifest['hardware']['cpu']}, {run.manifest['hardware']['cores']} cores" for _, run in runs}
     )
