@@ -10,7 +10,7 @@ import os
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,14 +101,19 @@ def test_what_a_worker_has_done_outlasts_a_held_lock(engine: Engine, home: Home)
 class Standing:
     """Stands where `executors.pool.Pool` does, with a job that a dead worker holds; does what is queued at once."""
 
+    places = 1
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def bury(self, _attempts: int) -> int:
         return 0
 
-    def kill_overdue(self, _jobs: Sequence[Job], _now: datetime) -> None:
-        pass
+    def workers(self) -> dict[str, int]:
+        return {}
+
+    def kill(self, pids: Collection[int]) -> None:
+        assert not pids
 
     def fill(self, _wanted: int) -> None:
         claim = queue.claim(self._engine, worker="another", now=datetime.now(UTC), lease_s=60)
