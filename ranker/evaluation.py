@@ -117,7 +117,7 @@ def evaluate(context: JobContext) -> Outcome:
         context.report(waiting)
         context.rest()
 
-    with only_trainer(run.siblings, run.training, wait):
+    with only_trainer(run.siblings, run.training, run.folder, wait):
         return _evaluate(run, started_at)
 
 

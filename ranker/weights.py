@@ -6,14 +6,17 @@ A finished run's manifest names the training it is of, and its weights by digest
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from ranker.digest import file_digest
-from ranker.durable import locked
+from ranker.durable import POLL_S
 from ranker.manifest import read_manifest
 from ranker.types import Condition, EncoderSource, digest_json
 
@@ -56,12 +59,38 @@ def finished_weights(runs: Path, identity: str, steps: int) -> Path | None:
 
 
 @contextmanager
-def only_trainer(runs: Path, identity: str, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of this training of one submission; the system frees it when a process dies.
+def only_trainer(runs: Path, identity: str, own: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of this training of one submission, for the attempt whose folder is `own` (runs/JOB/attempt-N); the
+    system frees it when a process dies.
 
     Hold it until the manifest is written: before that, nobody else may trust the weights. While another process holds
-    it, `waiting` is called about once a second; what that raises ends the waiting.
+    it, `waiting` is called about once a second; what that raises ends the waiting. An attempt that has lost its job is
+    not waited for: stopped, or hanging where nobody sees it, it would keep its job from ever ending.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    with locked(runs / f".training-{identity[:12]}.lock", waiting):
+    path = runs / f".training-{identity[:12]}.lock"
+    while (lock := _taken(path, own)) is None:
+        waiting()
+        time.sleep(POLL_S)
+    with lock:
         yield
+
+
+def _taken(path: Path, own: Path) -> IO[str] | None:
+    """The open file whose lock we hold now; None if another has it. It tells whose it is."""
+    with ExitStack() as stack:
+        lock = stack.enter_context(path.open("a+", encoding="utf-8"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            job, _, attempt = lock.read().partition("/")
+            if attempt and any(each.name > attempt for each in (path.parent / job).glob("attempt-*")):
+                log.warning("%s of job %s has lost its job and still holds %s, which is made anew", attempt, job, path)
+                path.unlink(missing_ok=True)  # should two do so at once, both train: that costs time, and nothing else
+            return None
+        lock.truncate(0)
+        lock.write(f"{own.parent.name}/{own.name}")
+        lock.flush()
+        stack.pop_all()
+        return lock

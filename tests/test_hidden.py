@@ -23,7 +23,7 @@ from ranker.data import store
 from ranker.data.collect import collect
 from ranker.db.models import Submission
 from ranker.db.session import open_database, session
-from ranker.errors import ConfigError, LeaseLostError, MissingError, OrganizerError, UsageError
+from ranker.errors import ConfigError, MissingError, OrganizerError, UsageError
 from ranker.evaluation import evaluate
 from ranker.hidden import load_benchmark, merged
 from ranker.home import Home
@@ -32,7 +32,6 @@ from ranker.perform import blame
 from ranker.queue import claim, enqueue, finish
 from ranker.service import Ranker, Wanted
 from ranker.types import Condition, Fault, Group, JobKind, Part, Progress, Stage
-from ranker.weights import only_trainer
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
 HIDDEN_STEPS = 3
@@ -495,18 +494,3 @@ def test_reports_tell_the_parts_apart(joined: Joined) -> None:
     for name in ("| team |", "| team (hidden part) |", "| team (prompted part) |"):
         assert name in text
     assert f"hidden part `{under(joined.home, Part.HIDDEN).digest[:12]}` ({HIDDEN_STEPS} steps)" in text
-
-
-def test_one_trains_and_the_other_waits(tmp_path: Path) -> None:
-    """Attacks two workers with the same training: the second waits, can be called off, and gets its turn."""
-
-    def called_off() -> None:
-        raise LeaseLostError("another attempt owns the job")
-
-    with only_trainer(tmp_path / "runs", "a" * 64, called_off):
-        with pytest.raises(LeaseLostError), only_trainer(tmp_path / "runs", "a" * 64, called_off):
-            pytest.fail("two trainers of one training")
-        with only_trainer(tmp_path / "runs", "b" * 64, called_off):
-            pass
-    with only_trainer(tmp_path / "runs", "a" * 64, called_off):
-        pass
