@@ -41,14 +41,21 @@ class DecoderShape:
         return self.lora_rank * (attention + 3 * (self.hidden + self.intermediate))
 
     def training_step(self, rows: Sequence[Row], feature_dim: int) -> float:
-        """Forward and backward of one padded batch."""
-        tokens = len(rows) * max(sum(row) for row in rows)
-        attention = 4.0 * self.hidden * self.layers * tokens * max(sum(row) for row in rows)
-        linear = 2.0 * self.linear * self.layers * tokens
-        lora = 2.0 * self.lora * self.layers * tokens
-        head = 2.0 * self.hidden * self.vocabulary * sum(target for _, _, target in rows)
+        """Forward and backward of one batch, without padding. The last layer is computed where a token is to be told
+        only, but for its queries, keys and values. Attention's backward makes its weights anew.
+        """
+        tokens, told = sum(sum(row) for row in rows), sum(target for _, _, target in rows)
+        attention = 4.0 * self.hidden * self.layers * sum(sum(row) ** 2 for row in rows)
+        joined = self.hidden * (self.hidden + 2 * self.kv)
+        joined_lora = self.lora_rank * (3 * self.hidden + self.hidden + 2 * self.kv)
+        linear = 2.0 * self.linear * (self.layers - 1) * tokens + 2.0 * (
+            joined * tokens + (self.linear - joined) * told
+        )
+        lora = 2.0 * self.lora * (self.layers - 1) * tokens
+        lora += 2.0 * (joined_lora * tokens + (self.lora - joined_lora) * told)
+        head = 2.0 * self.hidden * self.vocabulary * told
         projector = 2.0 * feature_dim * self.hidden * sum(frames for frames, _, _ in rows)
-        return 2 * linear + 3 * attention + 3 * lora + 2 * head + 2 * projector
+        return 2 * linear + 3.5 * attention + 3 * lora + 2 * head + 2 * projector
 
     def prefill(self, rows: int, length: int, feature_dim: int) -> float:
         """Reading `rows` sequences of `length` tokens (audio and prompt), and one token chosen for each.
