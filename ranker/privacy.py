@@ -55,13 +55,11 @@ _ORGANIZERS_OWN = (
     ("weights", "hosts"),
 )
 _TELLING = (
-    ("submission", "encoder_override"),
-    ("submission", "check", "source"),
-    ("submission", "check", "encoder", "attribute"),
-    ("submission", "check", "encoder", "module"),
-    ("submission", "check", "encoder", "root"),
-    ("submission", "check", "weights"),
-    ("submission", "check", "environment"),
+    ("submission",),
+    ("training",),
+    ("weights",),
+    ("started_at",),
+    ("finished_at",),
     ("attribute",),
     ("module",),
     ("root",),
@@ -146,7 +144,8 @@ def public(value: Any, *, is_anonymous: bool = False) -> Any:
     """A manifest, or what a check found, as everybody may read it: every text scrubbed, and nothing that is the
     organizers' own (a team's registered name, its report's words, package indexes and hosts of this network).
 
-    `is_anonymous`: nor what its makers named: files, classes, repositories.
+    `is_anonymous`: nor what its makers named (files, classes, repositories), nor digests of what they sent, nor when it
+    ran, which follows the order of arrival.
     """
     dropped = {*_ORGANIZERS_OWN, *(_TELLING if is_anonymous else ())}
     return _public(value, (), dropped)

@@ -267,17 +267,23 @@ def test_anonymous_teams_are_nowhere_on_the_page(place: Place) -> None:
     who = (place.home.preview / "who.html").read_text(encoding="utf-8")
     assert all(team.replace("&", "&amp;") in who for team in TEAMS if team != "moonshine")
     place.type("publish", "--anonymous", "--predictions")
-    shown = {row["submission_id"]: row["team"] for row in place.data()["boards"][0]["rows"]}
+    rows = place.data()["boards"][0]["rows"]
+    shown = {row["submission_id"]: row["team"] for row in rows}
     named = json.loads(place.home.pseudonyms.read_text(encoding="utf-8"))["names"]
     assert place.home.pseudonyms.stat().st_mode & 0o077 == 0
-    assert {hashlib.sha256(team.encode()).hexdigest()[:12]: named.get(team, team) for team in TEAMS} == shown
+    assert {named.get(team, team): TEAMS[team] / 20 for team in TEAMS} == {row["team"]: row["score"] for row in rows}
     assert shown[hashlib.sha256(b"moonshine").hexdigest()[:12]] == "moonshine"  # the benchmark's own
     for name, data in tree(place.home.site).items():
         for team in set(TEAMS) - {"moonshine"}:
+            digest = hashlib.sha256(team.encode()).hexdigest()
             assert team not in name
+            assert digest[:12] not in name
+            assert digest[:12].encode() not in data
             assert team.encode() not in data
             assert team.replace("&", "&amp;").encode() not in data
         assert b"OwlEncoder" not in data or b"moonshine" in data
+    for each in place.data()["submissions"]:
+        assert (each["received_at"] is None) == (each["digest"] is None) == (each["team"] != "moonshine")
     place.add("later", 1)
     place.type("publish", "--anonymous")
     later = {row["submission_id"]: row["team"] for row in place.data()["boards"][0]["rows"]}
@@ -317,6 +323,26 @@ def test_one_team_alone_may_be_anonymous_and_names_that_were_public_leave_the_hi
     assert b"alpha ears" in everything
     place.configure({"anonymous_teams": ["Owls and Foxes"]})
     assert "names 'Owls and Foxes', and no submission" in place.type("publish", code=2)
+
+
+def test_an_anonymous_version_that_comes_back_leads_to_no_names(place: Place) -> None:
+    """Published under names, then without, then back: the history would lead to names and who bears which pseudonym."""
+    place.type("publish")
+    place.type("publish", "--anonymous")
+    place.add("later", 1)
+    place.type("publish", "--anonymous")
+    place.type("publish", "--rollback", "2")
+    assert "under names that are not shown any more" in place.history()
+    everything = b"".join(tree(place.home.site).values())
+    assert b"Owls" not in everything
+    assert b"alpha ears" not in everything
+    assert all(each["team"].startswith("Team ") for each in place.data()["submissions"])
+
+
+def test_no_pseudonym_is_a_name_that_somebody_has(tmp_path: Path) -> None:
+    """A team that calls itself Team 01 to 99, or such a baseline, is nobody's pseudonym."""
+    taken = [f"Team {n:02d}" for n in range(1, 99)]
+    assert pseudonyms(tmp_path / "file", ["owls"], taken=taken) == {"owls": "Team 99"}
 
 
 def test_pseudonyms_are_drawn_by_lot_and_kept(tmp_path: Path) -> None:

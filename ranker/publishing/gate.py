@@ -43,7 +43,7 @@ _ADVICE = {
     Leak.SECRET: "change that password or token now, then take it out where it comes from",
     Leak.HIDDEN: "hidden tasks stay hidden: publish without --hidden, or report it, it should not have come so far",
     Leak.UNRANKED: "publish with --with if it is to be seen, or type `ranker judge` and publish again",
-    Leak.NAME: "this is an anonymous team's own name: list it under publish: allow if it is just a word here",
+    Leak.NAME: "it leads to an anonymous team: list it under publish: allow if it is just a word here",
     Leak.FILE: "the page has no such files: remove what put it there",
 }
 
@@ -75,7 +75,8 @@ class Forbidden:
     `folders`, `machines` and `users` of this machine and its workers; `secrets`, each under what it is; of hidden tasks
     the `hidden_tasks`' names, `hidden_texts` that may stand nowhere (prompts), and `hidden_cells` that no value may be
     equal to (clips, references, answers), and no word of a text if they hold a digit (clips); `unranked`
-    submissions by id; `names` of teams that are anonymous.
+    submissions by id; `names` of teams that are anonymous, and ids and
+    digests of their submissions.
     `shipped`: SHA-256 of files that come with ranker, by path, which are not looked into. `allowed`: what may stand.
     """
 

@@ -62,10 +62,16 @@ def forbidden(
         hidden_texts=frozenset(prompt for prompt, group in prompts.items() if group is Group.HIDDEN),
         hidden_cells=hidden_cells - _cells(home, shown) if hidden_cells else hidden_cells,
         unranked=unranked(session, including),
-        names=frozenset(names),
+        names=frozenset(names) | _of_teams(session, names),
         shipped=shipped(),
         allowed=frozenset(service.publish.allow),
     )
+
+
+def _of_teams(session: Session, teams: Collection[str]) -> frozenset[str]:
+    """Ids and digests of these teams' submissions, which lead to who knows the ZIP."""
+    query = select(Submission.id, Submission.digest).where(Submission.team.in_(teams))
+    return frozenset(each for row in session.execute(query) for each in row)
 
 
 def unranked(session: Session, including: Collection[Standing]) -> Mapping[str, Standing]:

@@ -1,24 +1,33 @@
-"""Names for teams that stay unknown: drawn by lot once, kept in the home, and never derived from anything."""
+"""Names of teams that stay unknown, and of their submissions: drawn by lot once, kept in the home, and never derived
+from anything.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ranker.board import Board
 from ranker.durable import whole_file
 from ranker.errors import OrganizerError
+from ranker.site import SubmissionPage
 
 FORMAT = 1
+_ID_BYTES = 6
 _SPARE = 2  # so many numbers for each team, so that a number does not tell how many teams there are
 
 
-def pseudonyms(file: Path, teams: Collection[str], *, is_kept: bool = True) -> Mapping[str, str]:
+def pseudonyms(
+    file: Path, teams: Collection[str], *, taken: Collection[str] = (), is_kept: bool = True
+) -> Mapping[str, str]:
     """A name such as `Team 07` for each of `teams`, always the same one; new ones are drawn and kept in `file`.
 
     The draw is the system's own randomness, so no order of arrival or of the alphabet is in it, and nobody can compute
-    it from the names; who reads the file (mode 0600) knows who is who. `is_kept`: without it nothing is written.
+    it from the names; who reads the file (mode 0600) knows who is who. `taken`: names that teams really have, of which
+    none is drawn. `is_kept`: without it nothing is written.
     Raises OrganizerError where the file is damaged.
     """
     known = read(file)
@@ -27,19 +36,67 @@ def pseudonyms(file: Path, teams: Collection[str], *, is_kept: bool = True) -> M
         return {team: known[team] for team in teams}
     wanted = _SPARE * (len(known) + len(fresh))
     digits = max(len(str(wanted)), 2, *(len(name.removeprefix("Team ")) for name in known.values()))
-    free = [number for number in range(1, 10**digits) if f"Team {number:0{digits}d}" not in set(known.values())]
+    taken = {*known.values(), *known, *teams, *taken}
+    free = [number for number in range(1, 10**digits) if f"Team {number:0{digits}d}" not in taken]
     drawn = secrets.SystemRandom().sample(free, len(fresh))
     known |= {team: f"Team {number:0{digits}d}" for team, number in zip(fresh, drawn, strict=True)}
     if is_kept:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as new:
-            new.touch(mode=0o600)
-            new.write_text(
-                json.dumps({"format": FORMAT, "names": dict(sorted(known.items()))}, ensure_ascii=False, indent=1)
-                + "\n",
-                encoding="utf-8",
-            )
+        _keep(file, known, identities_of(file))
     return {team: known[team] for team in teams}
+
+
+def identities(file: Path, submissions: Collection[str], *, is_kept: bool = True) -> Mapping[str, str]:
+    """Another id for each of `submissions`, always the same one, drawn as `pseudonyms` are and kept beside them.
+
+    A submission's own id begins its ZIP's SHA-256, which whoever has the ZIP can compute. Raises OrganizerError.
+    """
+    names, known = read(file), identities_of(file)
+    fresh = sorted(set(submissions) - known.keys())
+    for submission in fresh:
+        drawn = secrets.token_hex(_ID_BYTES)
+        while drawn in known.values() or drawn in known or drawn in submissions:
+            drawn = secrets.token_hex(_ID_BYTES)
+        known[submission] = drawn
+    if fresh and is_kept:
+        _keep(file, names, known)
+    return {submission: known[submission] for submission in submissions}
+
+
+def veiled(
+    boards: Sequence[Board], pages: Sequence[SubmissionPage], ids: Mapping[str, str]
+) -> tuple[list[Board], list[SubmissionPage]]:
+    """Boards and pages with other ids for some submissions, whose pages tell neither the ZIP's digest nor its arrival.
+
+    Their teams have other names there already.
+    """
+    shown = [
+        replace(
+            board,
+            rows=tuple(replace(row, submission_id=ids.get(row.submission_id, row.submission_id)) for row in board.rows),
+        )
+        for board in boards
+    ]
+    told = [replace(page, id=ids[page.id], digest=None, received_at=None) if page.id in ids else page for page in pages]
+    return shown, told
+
+
+def _keep(file: Path, names: Mapping[str, str], ids: Mapping[str, str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    value = {"format": FORMAT, "names": dict(sorted(names.items())), "submissions": dict(sorted(ids.items()))}
+    with whole_file(file) as new:
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def identities_of(file: Path) -> dict[str, str]:
+    """All ids that were drawn so far, by submission; none where there is no file. Raises OrganizerError."""
+    read(file)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    drawn = value.get("submissions", {})  # the file of an older ranker has none
+    return {str(submission): str(shown) for submission, shown in drawn.items()}
 
 
 def read(file: Path) -> dict[str, str]:

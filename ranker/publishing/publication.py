@@ -161,6 +161,11 @@ def _render(material: Material, folder: Path) -> None:
     site.render(material.boards, material.pages, folder, calibrations=material.calibrations, has_history=True)
 
 
+def teams_of(home: Home, number: int) -> frozenset[str]:
+    """Every team that a version names. Raises MissingError."""
+    return teams(kept.data_of(home, number))
+
+
 @contextmanager
 def _alone(home: Home) -> Iterator[None]:
     """One publication at a time; what an earlier one left half done is settled first."""

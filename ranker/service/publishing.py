@@ -104,7 +104,7 @@ class Publishing(Opened):
         benchmark = self.ranking_config(edition.benchmark)
         names = self._names(benchmark, edition, is_kept=False)
         with self.reading() as reading:
-            made = self._material(reading, benchmark, edition, names)
+            made = self._material(reading, benchmark, edition, names, is_kept=False)
         act = publication.Act(now=datetime.now(UTC), by=events.whoami())
         return publication.check(self.home, made, act)
 
@@ -117,13 +117,16 @@ class Publishing(Opened):
 
     def roll_back(self, number: int, *, including: tuple[Standing, ...], why: str) -> Published:
         """Make an older version public again, as a new one; what lay between is taken back. Raises as `publish`."""
-        from ranker.publishing import publication, versions
+        from ranker.publishing import pseudonyms, publication, versions
 
         old = versions.one(self.home, number)
         benchmark = self.ranking_config(old.benchmark)
         edition = Edition(benchmark=old.benchmark, including=including)
         self._judge()
-        names = self._names(benchmark, edition, is_kept=True)
+        # Whoever was anonymous in it stays so, however the versions between were published.
+        shown_then = publication.teams_of(self.home, number)
+        drawn = {team: name for team, name in pseudonyms.read(self.home.pseudonyms).items() if name in shown_then}
+        names = {**drawn, **self._names(benchmark, edition, is_kept=True)}
         with self.reading() as reading:
             forbidden = self._forbidden(reading, benchmark, edition, names)
         act = publication.Act(now=datetime.now(UTC), by=events.whoami(), why=why)
@@ -169,7 +172,8 @@ class Publishing(Opened):
                     f"team so called; there are {', '.join(sorted(teams)) or 'none yet'}"
                 )
             teams = set(wanted.anonymous_teams)
-        return pseudonyms(self.home.pseudonyms, teams, is_kept=is_kept) if teams else {}
+        taken = [team for team, _ in known]
+        return pseudonyms(self.home.pseudonyms, teams, taken=taken, is_kept=is_kept) if teams else {}
 
     def _material(
         self,
@@ -179,9 +183,15 @@ class Publishing(Opened):
         names: Mapping[str, str],
         *,
         is_calibrated: bool = True,
+        is_kept: bool = True,
     ) -> Material:
-        """All that a page is made of. `is_calibrated`: where the benchmark asks for it, refuse before baselines fit."""
+        """All that a page is made of. `is_calibrated`: where the benchmark asks for it, refuse before baselines fit.
+
+        `is_kept`: whether ids that are drawn for anonymous teams' submissions are kept.
+        """
         from ranker import board, calibration, imports, overview
+        from ranker.db.models import Submission
+        from ranker.publishing import pseudonyms
         from ranker.publishing.publication import Material
 
         now, including = datetime.now(UTC), edition.including
@@ -215,6 +225,9 @@ class Publishing(Opened):
             including=including,
             names=names,
         )
+        of_anonymous = reading.scalars(select(Submission.id).where(Submission.team.in_(names))).all()
+        ids = pseudonyms.identities(self.home.pseudonyms, of_anonymous, is_kept=is_kept)
+        boards, pages = pseudonyms.veiled(boards, pages, ids)
         return Material(
             benchmark=benchmark.name,
             boards=boards,

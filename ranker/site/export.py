@@ -44,7 +44,7 @@ def _submission(page: SubmissionPage, boards: Sequence[Board]) -> dict[str, Any]
         "id": page.id,
         "team": page.team,
         "digest": page.digest,
-        "received_at": page.received_at.isoformat(),
+        "received_at": None if page.received_at is None else page.received_at.isoformat(),
         "state": page.state.value,
         "reasons": list(page.reasons),
         "standing": page.standing,

@@ -48,16 +48,16 @@ class TrackRun:
 class SubmissionPage:
     """One submission. Its scores are not here: they stand on the boards, under the same `id`.
 
-    `digest`: SHA-256 of the ZIP. `received_at` has a zone. `encoder`: what the check found, as plain JSON values; None
-    where no check has finished. `reasons`: why it was refused or failed, one sentence each. `standing`: why it is not
-    ranked though it was accepted, in a sentence for everybody; empty if it is. `runs`: one per track and part; `render`
-    drops those of parts that are not public, whatever the caller gives.
+    `digest`: SHA-256 of the ZIP. `received_at` has a zone. Both are None of an anonymous team's. `encoder`: what the
+    check found, as plain JSON values; None where no check has finished. `reasons`: why it was refused or failed, one
+    sentence each. `standing`: why it is not ranked though it was accepted, in a sentence for everybody; empty if it
+    is. `runs`: one per track and part; `render` drops those of parts that are not public, whatever the caller gives.
     """
 
     id: str
     team: str
-    digest: str
-    received_at: datetime
+    digest: str | None
+    received_at: datetime | None
     state: SubmissionState
     encoder: Mapping[str, Any] | None = None
     reasons: tuple[str, ...] = ()

@@ -171,7 +171,7 @@ def submission_view(page: SubmissionPage, boards: Sequence[Standings]) -> Submis
         plain_name=text.plain(name),
         state=page.state.value,
         refused=page.state in {SubmissionState.REFUSED, SubmissionState.FAILED},
-        received_at=text.moment(page.received_at),
+        received_at="" if page.received_at is None else text.moment(page.received_at),
         encoder=_facts({key: value for key, value in known.items() if key not in _OF_SANDBOX}),
         sandbox=_facts({key: value for key, value in known.items() if key in _OF_SANDBOX}),
         probes=rows(page.encoder or {}),
