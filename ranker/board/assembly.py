@@ -96,7 +96,8 @@ def assemble(
 class _Field:
     """All that takes part, before it is ordered. Keys are ids of submissions, in the order of teams.
 
-    `raw` (submissions, active tasks): NaN where there is no score. `means`: draws of those that are complete.
+    `raw` (submissions, active tasks): NaN where there is no score. `means`: draws of those that are complete, and
+    `units`: how many units their track scores have.
     """
 
     found: Evidence
@@ -105,7 +106,7 @@ class _Field:
     pending: Mapping[str, tuple[str, ...]]
     baselines: frozenset[str]
     means: Mapping[str, scoring.Means]
-    units: float | None
+    units: Mapping[str, float | None]
 
 
 def _accepted(session: Session, scores: Scores, names: Mapping[str, str]) -> list[Submission]:
@@ -142,17 +143,18 @@ def _field(
         pending=pending,
         baselines=baselines,
         means={key: uncertainty.track_means(found.draws[key], found.track) for key in complete},
-        units=_track_units(found, complete),
+        units={key: _track_units(found, key) for key in complete},
     )
 
 
-def _track_units(found: Evidence, complete: list[str]) -> float | None:
-    """How many units a track score has, by the first complete submission's variances; None where nothing varies."""
+def _track_units(found: Evidence, key: str) -> float | None:
+    """How many units a submission's track score has, by its own tasks' variances; None where nothing varies.
+
+    By its own, so that no interval hangs on who else is on the board, or on what they are called there.
+    """
     tasks = found.track.active_tasks
-    if not complete:
-        return None
     shares = scoring.combine(np.eye(len(tasks)), found.track).track  # a track score is a weighted sum of task scores
-    own = found.draws[complete[0]]
+    own = found.draws[key]
     variances = [
         float(np.var(own[task.name])) * (share / (task.best - task.worst)) ** 2
         for task, share in zip(tasks, shares, strict=True)
@@ -230,7 +232,7 @@ def _row(field: _Field, key: str, entry: pd.Series[Any], cells: dict[str, Cell])
         team="",
         submission_id=key,
         score=None if means is None else float(entry["score"]),
-        interval=None if means is None else _interval(means.track, field.units),
+        interval=None if means is None else _interval(means.track, field.units[key]),
         groups={group.value: _present(entry[group.value]) for group in Group if group.value in entry.index},
         cells=cells,
         missing=entry["missing"],
