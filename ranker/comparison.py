@@ -97,7 +97,7 @@ def compare(
     Raises UsageError if one of them was not evaluated whole on this board, or for fewer than two or more than four;
     else as `ranker.board.assemble`.
     """
-    _check_count(list(submissions.values()))
+    check_count(list(submissions.values()))
     everything = tuple(Standing)  # who names submissions wants these, whatever the rules say of them
     found = evidence(session, home, benchmark, track, condition=condition, seed=None, including=everything)
     active, scores, draws = found.track, found.scores, found.draws
@@ -132,7 +132,7 @@ def compare_table(
     """
     ranking, _ = imports.ranking(session, home, benchmark, track)
     rows = [_row(ranking, team) for team in teams]
-    _check_count([row.team for row in rows])
+    check_count([row.team for row in rows])
     active = benchmark.track(track)
     names = [task.name for task in ranking.tasks]
     raw = pd.DataFrame([row.raw for row in rows], columns=names, dtype=float)
@@ -145,7 +145,8 @@ def compare_table(
     return Comparison(track=track, resampling=Resampling.TASKS, pairs=_pairs(scored))
 
 
-def _check_count(names: Sequence[str]) -> None:
+def check_count(names: Sequence[str]) -> None:
+    """Raise UsageError unless there are two to four names, each once."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"{twice[0]!r} is named twice; name two to {MOST} that differ")

@@ -127,7 +127,9 @@ def fail(engine: Engine, job: int, fault: Fault, reason: str, attempts: int = 5)
         (["rank", "--track"], "requires an argument"),
         (["rank", "--tracks", "A"], "No such option: --tracks"),
         (["show"], "Missing argument 'ID'"),
-        (["compare", "one"], "Missing argument"),
+        (["compare"], "Missing argument"),
+        (["compare", "one"], "two to 4 are compared at a time, found 1"),
+        (["compare", "one", "one"], "'one' is named twice"),
         (["data", "build", "challenge"], "'challenge' is not one of 'mini', 'field'"),
         (["data", "build", "mini", "--packages", "/"], "--packages goes with `ranker data build field`"),
     ],
@@ -379,7 +381,7 @@ def test_ranking_json_has_the_promised_shape() -> None:
     """Attacks programs that read the ranking: keys, order, null where there is no value."""
     board = small_board()
     value = json.loads(json.dumps(ranking_json(board), allow_nan=False))
-    names = ["benchmark", "track", "condition", "seed", "demonstration", "intervals", "agreement", "rows"]
+    names = ["benchmark", "track", "condition", "table", "seed", "demonstration", "intervals", "agreement", "rows"]
     assert list(value) == names
     keys = ("team", "submission", "standing", "baseline", "rank", "score", "interval", "rank_interval", "p_first")
     keys += ("p_next", "tier", "groups", "tasks", "missing", "pending")

@@ -90,6 +90,7 @@ class Boards(Imports):
         """By how much two to four submissions differ, or teams of a table, per track (or on `track` alone)."""
         from ranker import comparison, overview
 
+        comparison.check_count(names)
         if self.ranks_only(benchmark):
             return self.compare_tables(names, benchmark, track=track)
         measured = self.benchmark(benchmark)
