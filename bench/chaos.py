@@ -307,8 +307,7 @@ def engine(sandbox: str) -> Iterator[None]:
 
 
 def report(found: Findings, asked: argparse.Namespace) -> str:
-    """The page of figures, as Markdown."""
-    counts = chaos.tally(found.kills)
+    """The page of figures, as Markdown; without kills, of the scenes alone."""
     whole = (
         "" if len(found.kills) >= asked.kills else f" **It has not ended: {len(found.kills)} of {asked.kills} kills.**"
     )
@@ -318,6 +317,30 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
         f"Written on {datetime.now(UTC):%Y-%m-%d} by `python bench/chaos.py {asked.said}`, with `ranker/` as of commit "
         f"{commit()}, {os.cpu_count()} cores, Python {platform.python_version()}.{whole}",
         "",
+        *(_figures(found) if asked.kills else ()),
+    ]
+    if found.scenes:
+        lines += ["| scene | lives | seconds | amiss |", "| --- | --- | ---: | ---: |"]
+        for scene in found.scenes:
+            lives = ", ".join(f"{name}: {count}" for name, count in scene["lives"].items())
+            lines.append(f"| {scene['name']} | {lives} | {scene['seconds']} | {len(scene['amiss'])} |")
+        lines.append("")
+    for title, listed in (
+        ("What was amiss in a scene", [each for scene in found.scenes for each in scene["amiss"]]),
+        ("What differs", found.differing),
+        ("Contradictions", found.contradictions),
+        ("What was left", found.left),
+        ("What was repaired", found.mended),
+        ("What was left after that", found.left_after_mending),
+    ):
+        if listed:
+            lines += [f"## {title}", "", *(f"- {each}" for each in listed[:40]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _figures(found: Findings) -> list[str]:
+    counts = chaos.tally(found.kills)
+    return [
         "| what | figure |",
         "| --- | ---: |",
         f"| kills at random moments | {len(found.kills)} |",
@@ -338,23 +361,6 @@ def report(found: Findings, asked: argparse.Namespace) -> str:
         *table("how attempts ended", found.endings),
         *table("exit code of a life (-9: killed)", found.lives),
     ]
-    if found.scenes:
-        lines += ["| scene | lives | seconds | amiss |", "| --- | --- | ---: | ---: |"]
-        for scene in found.scenes:
-            lives = ", ".join(f"{name}: {count}" for name, count in scene["lives"].items())
-            lines.append(f"| {scene['name']} | {lives} | {scene['seconds']} | {len(scene['amiss'])} |")
-        lines.append("")
-    for title, listed in (
-        ("What was amiss in a scene", [each for scene in found.scenes for each in scene["amiss"]]),
-        ("What differs", found.differing),
-        ("Contradictions", found.contradictions),
-        ("What was left", found.left),
-        ("What was repaired", found.mended),
-        ("What was left after that", found.left_after_mending),
-    ):
-        if listed:
-            lines += [f"## {title}", "", *(f"- {each}" for each in listed[:40]), ""]
-    return "\n".join(lines).rstrip() + "\n"
 
 
 def commit() -> str:
