@@ -27,7 +27,10 @@ NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """`site` was published twice, `preview` is one with who.html; `pages`: one address of each kind of page."""
+    """`site` was published twice, `preview` is one with who.html; `pages`: one address of each kind of page.
+
+    Of a preview that is who.html: all its others are as published, with the same banner over them.
+    """
 
     site: Path
     preview: Path
@@ -46,7 +49,7 @@ def folders(root: Path) -> Folders:
     names = (*NAMES, "moonshine", "zeta")
     rows = tuple(replace(row, team=name) for row, name in zip(board.rows, names, strict=True))
     board = replace(board, rows=rows)
-    pages = [submission(row, board) for row in board.rows[2:4]]
+    pages = [submission(row, board) for row in board.rows[2:3]]
     first, second = board.rows[:2]
     before = replace(board, rows=(replace(second, rank=1), replace(first, rank=2), *board.rows[2:]))
     home = Home(root=root / "home")
@@ -67,7 +70,7 @@ def folders(root: Path) -> Folders:
         "submission": f"submission/{board.rows[2].submission_id}.html",
     }
     addresses = {kind: f"{home.site.as_uri()}/{path}" for kind, path in paths.items()}
-    addresses |= {"preview": f"{preview.as_uri()}/index.html", "who": f"{preview.as_uri()}/who.html"}
+    addresses["preview"] = f"{preview.as_uri()}/who.html"
     return Folders(site=home.site, preview=preview, board=board, pages=addresses)
 
 
