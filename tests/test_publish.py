@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,11 @@ from ranker.cli import main
 from ranker.config import Benchmark, load
 from ranker.db.models import Job, JobAttempt, Score, Submission
 from ranker.db.session import session
-from ranker.errors import OrganizerError
 from ranker.home import Home
 from ranker.manifest import write_manifest
 from ranker.metrics import Pair, evaluate
 from ranker.publishing import embargo
 from ranker.publishing.changes import changes
-from ranker.publishing.pseudonyms import pseudonyms
 from ranker.types import Condition, Ending, JobKind, MetricName, Precision, Status
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +148,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.dear(day=0)
 def test_a_preview_is_no_publication(place: Place) -> None:
     """Every page of a preview says so, and nothing of it is where everybody looks, or in the log."""
     index = Path(place.type("leaderboard").strip())
@@ -184,6 +182,7 @@ def test_a_publication_is_kept_whole_and_logged(place: Place) -> None:
     assert {path.stat().st_mode & 0o222 for path in (place.version(1)).rglob("*") if path.is_file()} == {0}
 
 
+@pytest.mark.dear(day=0)
 def test_history_tells_what_changed(place: Place) -> None:
     """A new team, a withdrawn one and new scores: told by name and number, with the older data beside the page."""
     place.type("publish")
@@ -201,6 +200,7 @@ def test_history_tells_what_changed(place: Place) -> None:
     assert [event["version"] for event in place.events()] == [1, 2]
 
 
+@pytest.mark.dear(day=2)
 def test_check_lists_everything_and_changes_nothing(place: Place) -> None:
     """What --check lists is what is published then; the home is as before, the log included."""
     before = tree(place.root)
@@ -219,6 +219,7 @@ def test_check_lists_everything_and_changes_nothing(place: Place) -> None:
     assert "nothing stands against it" in again
 
 
+@pytest.mark.dear(day=0)
 def test_the_gate_stands_before_every_publication(place: Place) -> None:
     """An address in a team's name, and one in an answer: refused by name, nothing changes; allowed words pass."""
     place.type("publish")
@@ -237,6 +238,7 @@ def test_the_gate_stands_before_every_publication(place: Place) -> None:
     assert len(place.events()) == 2
 
 
+@pytest.mark.dear(day=2)
 def test_what_hidden_tasks_left_is_not_published(place: Place) -> None:
     """A run of a hidden task lies in the home: its clips and answers are refused, though no --hidden is given."""
     place.type("publish")
@@ -311,6 +313,7 @@ def test_equals_stand_in_the_order_of_pseudonyms(place: Place) -> None:
     assert submitted == sorted(submitted)
 
 
+@pytest.mark.dear(day=1)
 def test_one_team_alone_may_be_anonymous_and_names_that_were_public_leave_the_history(place: Place) -> None:
     """A team asks for it after the first publication: its name is in no older data that the new page leads to."""
     place.type("publish")
@@ -325,6 +328,7 @@ def test_one_team_alone_may_be_anonymous_and_names_that_were_public_leave_the_hi
     assert "names 'Owls and Foxes', and no submission" in place.type("publish", code=2)
 
 
+@pytest.mark.dear(day=2)
 def test_an_anonymous_version_that_comes_back_leads_to_no_names(place: Place) -> None:
     """Published under names, then without, then back: the history would lead to names and who bears which pseudonym."""
     place.type("publish")
@@ -339,32 +343,10 @@ def test_an_anonymous_version_that_comes_back_leads_to_no_names(place: Place) ->
     assert all(each["team"].startswith("Team ") for each in place.data()["submissions"])
 
 
-def test_no_pseudonym_is_a_name_that_somebody_has(tmp_path: Path) -> None:
-    """A team that calls itself Team 01 to 99, or such a baseline, is nobody's pseudonym."""
-    taken = [f"Team {n:02d}" for n in range(1, 99)]
-    assert pseudonyms(tmp_path / "file", ["owls"], taken=taken) == {"owls": "Team 99"}
-
-
-def test_pseudonyms_are_drawn_by_lot_and_kept(tmp_path: Path) -> None:
-    """Neither order of names nor of draws shows; two homes differ; a damaged file is refused, not drawn anew."""
-    teams = [f"team {n:03d}" for n in range(200)]
-    draws = [pseudonyms(tmp_path / str(home), teams) for home in range(2)]
-    for drawn in draws:
-        assert len(set(drawn.values())) == 200
-        numbers = [int(drawn[team].removeprefix("Team ")) for team in teams]
-        assert 60 < sum(one < other for one, other in pairwise(numbers)) < 140
-    assert draws[0] != draws[1]
-    assert pseudonyms(tmp_path / "0", [*teams, "new"]).items() > draws[0].items()
-    assert "newer" in pseudonyms(tmp_path / "0", ["newer"], is_kept=False)
-    assert "newer" not in (tmp_path / "0").read_text(encoding="utf-8")
-    (tmp_path / "0").write_text('{"names": {"a": "Team 01", "b": "Team 01"}}', encoding="utf-8")
-    with pytest.raises(OrganizerError, match="other pseudonyms would tell"):
-        pseudonyms(tmp_path / "0", teams)
-
-
 # -- times
 
 
+@pytest.mark.dear(day=2)
 def test_nothing_is_published_before_its_time(place: Place) -> None:
     """The benchmark's embargo and the command's: refused with the time left; overridden, and that is in the log."""
     tomorrow = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M} UTC"
@@ -393,6 +375,7 @@ def test_an_embargo_ends_at_the_minute_that_is_written() -> None:
 # -- back, and kills
 
 
+@pytest.mark.dear(day=0)
 def test_an_older_version_comes_back_as_a_new_one(place: Place) -> None:
     """What lay between is taken back: said so, with no word of its content; a changed version is not brought back."""
     place.type("publish")
@@ -416,6 +399,7 @@ def test_an_older_version_comes_back_as_a_new_one(place: Place) -> None:
     assert "submission that is not to be shown" in place.type("publish", "--rollback", "1", code=2)
 
 
+@pytest.mark.dear(day=1)
 def test_a_kill_at_any_moment_leaves_the_old_page_or_the_new_one(place: Place, tmp_path: Path) -> None:
     """SIGKILL while the second version is published: one whole page, and the same command ends it, counted once."""
     place.type("publish")

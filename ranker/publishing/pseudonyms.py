@@ -30,7 +30,7 @@ def pseudonyms(
     none is drawn. `is_kept`: without it nothing is written.
     Raises OrganizerError where the file is damaged.
     """
-    known = read(file)
+    known, ids = _drawn(file)
     fresh = sorted(set(teams) - known.keys())
     if not fresh:
         return {team: known[team] for team in teams}
@@ -41,7 +41,7 @@ def pseudonyms(
     drawn = secrets.SystemRandom().sample(free, len(fresh))
     known |= {team: f"Team {number:0{digits}d}" for team, number in zip(fresh, drawn, strict=True)}
     if is_kept:
-        _keep(file, known, identities_of(file))
+        _keep(file, known, ids)
     return {team: known[team] for team in teams}
 
 
@@ -50,7 +50,7 @@ def identities(file: Path, submissions: Collection[str], *, is_kept: bool = True
 
     A submission's own id begins its ZIP's SHA-256, which whoever has the ZIP can compute. Raises OrganizerError.
     """
-    names, known = read(file), identities_of(file)
+    names, known = _drawn(file)
     fresh = sorted(set(submissions) - known.keys())
     for submission in fresh:
         drawn = secrets.token_hex(_ID_BYTES)
@@ -88,29 +88,27 @@ def _keep(file: Path, names: Mapping[str, str], ids: Mapping[str, str]) -> None:
         new.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def identities_of(file: Path) -> dict[str, str]:
-    """All ids that were drawn so far, by submission; none where there is no file. Raises OrganizerError."""
-    read(file)
+def read(file: Path) -> dict[str, str]:
+    """All names that were drawn so far, by team; none where there is no file. Raises OrganizerError."""
+    return _drawn(file)[0]
+
+
+def _drawn(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Names by team, and ids by submission. Raises OrganizerError where the file is damaged."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
+        names, ids = (
+            {str(own): str(shown) for own, shown in drawn.items()}
+            for drawn in (value["names"], value.get("submissions", {}))  # the file of an older ranker has no ids
+        )
+        is_whole = len(set(names.values())) == len(names) and len(set(ids.values())) == len(ids)
     except FileNotFoundError:
-        return {}
-    drawn = value.get("submissions", {})  # the file of an older ranker has none
-    return {str(submission): str(shown) for submission, shown in drawn.items()}
-
-
-def read(file: Path) -> dict[str, str]:
-    """All that were drawn so far, by team; none where there is no file. Raises OrganizerError."""
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))["names"]
-        found = {str(team): str(name) for team, name in names.items()}
-    except FileNotFoundError:
-        return {}
+        return {}, {}
     except (ValueError, KeyError, TypeError, AttributeError):
-        found = {}
-    if not found or len(set(found.values())) < len(found):
+        is_whole = False
+    if not is_whole:
         raise OrganizerError(
             f"{file}: expected the pseudonyms that were drawn, each once; found something else. Restore it from a "
             "backup: other pseudonyms would tell which teams stand behind those that are published"
         )
-    return found
+    return names, ids
