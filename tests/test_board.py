@@ -635,6 +635,20 @@ def test_a_baseline_stands_in_place_and_takes_no_rank(place: Place) -> None:
     assert [row.rank for row in place.board(taking_part).rows] == [1, 2, 2, 4, None]
 
 
+def test_no_interval_hangs_on_who_else_is_there(place: Place) -> None:
+    """Whoever came first in the alphabet once decided how wide all intervals were: here one that answers all right."""
+    bench, under = benchmark(), condition(benchmark())
+    first = place.submit("aardvark")
+    place.evaluate(first, under, {"keyword": 60, "pitch": 40})
+    for team, right in (("owls", 33), ("foxes", 21)):
+        place.evaluate(place.submit(team), under, {"keyword": right, "pitch": right // 2})
+    before = {row.team: row.interval for row in place.board(bench).rows}
+    judged(place, first, Rule.DEADLINE, Ruling.BROKEN)
+    after = {row.team: row.interval for row in place.board(bench).rows}
+    assert len(after) == 2
+    assert after.items() <= before.items()
+
+
 def test_a_repeated_run_widens_its_interval_by_the_seeds(place: Place) -> None:
     """Deviation pooled over the submissions that were repeated, intervals of both kinds of chance for these alone, on
     the task and, where all of the track was repeated, on the track.

@@ -371,12 +371,16 @@ def test_a_manifest_for_everybody_lacks_what_is_ours() -> None:
             },
         },
         "weights": "cd" * 32,
+        "started_at": "2026-02-12T23:58:00+00:00",
+        "recipe": {"steps": 500},
     }
     public = privacy.public(manifest)
     assert public["weights"] == manifest["weights"]
     assert public["submission"]["check"].keys() == {"environment", "source", "encoder"}
     assert public["submission"]["check"]["environment"] == {"pip": "23.2.1"}
     assert public["submission"]["check"]["encoder"]["note"] == "see \N{HORIZONTAL ELLIPSIS}/x.txt"
-    anonymous = json.dumps(privacy.public(manifest, is_anonymous=True))
+    assert privacy.public(manifest, is_anonymous=True) == {"recipe": {"steps": 500}}
+    checked = manifest["submission"]["check"]["encoder"]  # type: ignore[index]
+    anonymous = json.dumps(privacy.public(checked, is_anonymous=True))
     assert "urich" not in anonymous
     assert "output_dim" in anonymous
