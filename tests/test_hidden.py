@@ -30,7 +30,7 @@ from ranker.home import Home
 from ranker.job import JobContext
 from ranker.perform import blame
 from ranker.queue import claim, enqueue, finish
-from ranker.service import Ranker, Wanted
+from ranker.service import Edition, Ranker, Wanted
 from ranker.types import Condition, Fault, Group, JobKind, Part, Progress, Stage
 
 NOW = datetime(2026, 2, 12, 12, 0, tzinfo=UTC)
@@ -462,22 +462,23 @@ def test_the_command_line_takes_the_file(
 
 
 @pytest.mark.dear(day=2)
-def test_nothing_hidden_is_published(joined: Joined, tmp_path: Path) -> None:
+def test_nothing_hidden_is_published(joined: Joined) -> None:
     """Attacks every file of the page: of hidden tasks it has scores, and no label, prompt, shard or clip.
 
     The sample of the public task shows that the page has what may be shown.
     """
     service = Ranker(joined.home.root, joined.home.hidden)
-    service.publish(None, tmp_path / "site", with_predictions=True)
-    (published,) = (tmp_path / "site").rglob("*.parquet")
+    service.publish(Edition(with_predictions=True), not_before=None, despite_embargo=False, why="")
+    site = joined.home.site
+    (published,) = site.rglob("*.parquet")
     assert published.name == "pitch.parquet"
-    files = [path for path in (tmp_path / "site").rglob("*") if path.is_file() and "static" not in path.parts]
+    files = [path for path in site.rglob("*") if path.is_file() and "static" not in path.parts]
     assert len(files) >= 5
     whole = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     assert "test.tar:c0000" in whole
     for secret in ("secret-", "bronze", str(joined.home.hidden), SECRET_PROMPT):
         assert secret not in whole
-    data = json.loads((tmp_path / "site/data.json").read_text(encoding="utf-8"))
+    data = json.loads((site / "data.json").read_text(encoding="utf-8"))
     (runs,) = [each["runs"] for each in data["submissions"]]
     assert [list(run["samples"]) for run in runs] == [["pitch"]]
     assert list(data["boards"][0]["rows"][0]["cells"]) == ["pitch", "copper", "asked"]

@@ -291,6 +291,8 @@ def test_anonymous_teams_are_nowhere_on_the_page(place: Place) -> None:
     later = {row["submission_id"]: row["team"] for row in place.data()["boards"][0]["rows"]}
     assert later.items() >= shown.items()
     assert not (place.home.site / "who.html").exists()
+    assert "version 2 shows 5 teams under pseudonyms" in place.type("publish", code=2)
+    place.type("publish", "--named")
 
 
 def test_equals_stand_in_the_order_of_pseudonyms(place: Place) -> None:

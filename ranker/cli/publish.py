@@ -19,6 +19,9 @@ def publish(
     hidden: HiddenOption = None,
     predictions: PredictionsOption = False,
     anonymous: AnonymousOption = False,
+    named: Annotated[
+        bool, typer.Option("--named", help="Name teams that the last version has under pseudonyms.")
+    ] = False,
     including: WithOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only list what would become visible, and what stands against it.")
@@ -46,6 +49,7 @@ def publish(
         with_predictions=predictions,
         including=tuple(including or ()),
         anonymous=anonymous,
+        named=named,
     )
     if check:
         if rollback is not None:

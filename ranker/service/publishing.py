@@ -29,12 +29,14 @@ class Edition:
 
     `with_predictions`: all scored pairs of the public tasks stand beside the page, from which anyone can compute a
     score. `including`: standings that are taken as if they were ranked. `anonymous`: every team under a pseudonym.
+    `named`: teams may be named though the last version has them under pseudonyms.
     """
 
     benchmark: str | None = None
     with_predictions: bool = False
     including: tuple[Standing, ...] = ()
     anonymous: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,8 @@ class Publishing(Opened):
         """Make the page public, as a new version.
 
         Verdicts are brought up to date first, and the log tells who published what. Raises EmbargoError before the
-        benchmark's embargo, or `not_before`; RefusedError for what the gate finds; and UsageError.
+        benchmark's embargo, or `not_before`; RefusedError for what the gate finds; and UsageError, also where teams
+        would be named whose pseudonyms everybody sees now.
         """
         from ranker.publishing import embargo, publication
 
@@ -84,6 +87,8 @@ class Publishing(Opened):
             embargo.refuse_before(embargoes, now)
         self._judge()
         names = self._names(benchmark, edition, is_kept=True)
+        if not edition.named:
+            self._refuse_to_unveil(names)
         with self.reading() as reading:
             made = self._material(reading, benchmark, edition, names)
         early = any(embargo.opens(each) > now for each in embargoes)
@@ -117,16 +122,14 @@ class Publishing(Opened):
 
     def roll_back(self, number: int, *, including: tuple[Standing, ...], why: str) -> Published:
         """Make an older version public again, as a new one; what lay between is taken back. Raises as `publish`."""
-        from ranker.publishing import pseudonyms, publication, versions
+        from ranker.publishing import publication, versions
 
         old = versions.one(self.home, number)
         benchmark = self.ranking_config(old.benchmark)
         edition = Edition(benchmark=old.benchmark, including=including)
         self._judge()
         # Whoever was anonymous in it stays so, however the versions between were published.
-        shown_then = publication.teams_of(self.home, number)
-        drawn = {team: name for team, name in pseudonyms.read(self.home.pseudonyms).items() if name in shown_then}
-        names = {**drawn, **self._names(benchmark, edition, is_kept=True)}
+        names = {**self._veiled_in(number), **self._names(benchmark, edition, is_kept=True)}
         with self.reading() as reading:
             forbidden = self._forbidden(reading, benchmark, edition, names)
         act = publication.Act(now=datetime.now(UTC), by=events.whoami(), why=why)
@@ -174,6 +177,26 @@ class Publishing(Opened):
             teams = set(wanted.anonymous_teams)
         taken = [team for team, _ in known]
         return pseudonyms(self.home.pseudonyms, teams, taken=taken, is_kept=is_kept) if teams else {}
+
+    def _veiled_in(self, number: int) -> Mapping[str, str]:
+        """Pseudonyms that stand in a version, by the teams' own names."""
+        from ranker.publishing import pseudonyms, publication
+
+        shown = publication.teams_of(self.home, number)
+        return {team: name for team, name in pseudonyms.read(self.home.pseudonyms).items() if name in shown}
+
+    def _refuse_to_unveil(self, names: Collection[str]) -> None:
+        """Raises UsageError where the last version has teams under pseudonyms that would be named now."""
+        from ranker.publishing import versions
+
+        last = versions.kept(self.home)[-1:]
+        named = sorted(team for each in last for team in self._veiled_in(each.number) if team not in names)
+        if named:
+            raise UsageError(
+                f"version {last[0].number} shows {len(named)} team{'s' * (len(named) != 1)} under pseudonyms that "
+                "would be named now, which nobody can take back; add --anonymous (or list them under publish: in "
+                "configs/service.yaml), or --named if it is meant"
+            )
 
     def _material(
         self,
