@@ -17,6 +17,8 @@ def test_no_pseudonym_is_a_name_that_somebody_has(tmp_path: Path) -> None:
     """A team that calls itself Team 01 to 99, or such a baseline, is nobody's pseudonym."""
     taken = [f"Team {n:02d}" for n in range(1, 99)]
     assert pseudonyms(tmp_path / "file", ["owls"], taken=taken) == {"owls": "Team 99"}
+    (more,) = pseudonyms(tmp_path / "full", ["owls"], taken=[*taken, "Team 99"]).values()
+    assert len(more) == len("Team 001")
 
 
 def test_pseudonyms_are_drawn_by_lot_and_kept(tmp_path: Path) -> None:

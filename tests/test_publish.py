@@ -267,6 +267,7 @@ def test_anonymous_teams_are_nowhere_on_the_page(place: Place) -> None:
     place.configure({}, baselines=[baseline("moonshine")])
     place.type("leaderboard", "--anonymous", "--predictions")
     who = (place.home.preview / "who.html").read_text(encoding="utf-8")
+    assert (place.home.preview / "who.html").stat().st_mode & 0o077 == 0
     assert all(team.replace("&", "&amp;") in who for team in TEAMS if team != "moonshine")
     place.type("publish", "--anonymous", "--predictions")
     rows = place.data()["boards"][0]["rows"]

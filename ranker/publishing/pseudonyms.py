@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ranker.board import Board
-from ranker.durable import whole_file
+from ranker.durable import locked, whole_file
 from ranker.errors import OrganizerError
 from ranker.site import SubmissionPage
 
@@ -30,19 +31,25 @@ def pseudonyms(
     none is drawn. `is_kept`: without it nothing is written.
     Raises OrganizerError where the file is damaged.
     """
-    known, ids = _drawn(file)
-    fresh = sorted(set(teams) - known.keys())
-    if not fresh:
-        return {team: known[team] for team in teams}
-    wanted = _SPARE * (len(known) + len(fresh))
-    digits = max(len(str(wanted)), 2, *(len(name.removeprefix("Team ")) for name in known.values()))
-    taken = {*known.values(), *known, *teams, *taken}
-    free = [number for number in range(1, 10**digits) if f"Team {number:0{digits}d}" not in taken]
-    drawn = secrets.SystemRandom().sample(free, len(fresh))
-    known |= {team: f"Team {number:0{digits}d}" for team, number in zip(fresh, drawn, strict=True)}
-    if is_kept:
-        _keep(file, known, ids)
+    with _alone(file, is_kept=is_kept):
+        known, ids = _drawn(file)
+        fresh = sorted(set(teams) - known.keys())
+        if fresh:
+            known |= zip(fresh, _sampled(len(fresh), known.values(), {*known, *teams, *taken}), strict=True)
+            if is_kept:
+                _keep(file, known, ids)
     return {team: known[team] for team in teams}
+
+
+def _sampled(count: int, drawn: Collection[str], taken: Collection[str]) -> list[str]:
+    """So many further names, none of which was drawn or taken."""
+    digits = max(len(str(_SPARE * (len(drawn) + count))), 2, *(len(name.removeprefix("Team ")) for name in drawn))
+    while True:
+        free = [f"Team {number:0{digits}d}" for number in range(1, 10**digits)]
+        free = [name for name in free if name not in {*drawn, *taken}]
+        if len(free) >= count:
+            return secrets.SystemRandom().sample(free, count)
+        digits += 1
 
 
 def identities(file: Path, submissions: Collection[str], *, is_kept: bool = True) -> Mapping[str, str]:
@@ -50,15 +57,16 @@ def identities(file: Path, submissions: Collection[str], *, is_kept: bool = True
 
     A submission's own id begins its ZIP's SHA-256, which whoever has the ZIP can compute. Raises OrganizerError.
     """
-    names, known = _drawn(file)
-    fresh = sorted(set(submissions) - known.keys())
-    for submission in fresh:
-        drawn = secrets.token_hex(_ID_BYTES)
-        while drawn in known.values() or drawn in known or drawn in submissions:
+    with _alone(file, is_kept=is_kept):
+        names, known = _drawn(file)
+        fresh = sorted(set(submissions) - known.keys())
+        for submission in fresh:
             drawn = secrets.token_hex(_ID_BYTES)
-        known[submission] = drawn
-    if fresh and is_kept:
-        _keep(file, names, known)
+            while drawn in known.values() or drawn in known or drawn in submissions:
+                drawn = secrets.token_hex(_ID_BYTES)
+            known[submission] = drawn
+        if fresh and is_kept:
+            _keep(file, names, known)
     return {submission: known[submission] for submission in submissions}
 
 
@@ -80,8 +88,18 @@ def veiled(
     return shown, told
 
 
-def _keep(file: Path, names: Mapping[str, str], ids: Mapping[str, str]) -> None:
+@contextmanager
+def _alone(file: Path, *, is_kept: bool) -> Iterator[None]:
+    """Nobody else draws meanwhile: what only one of two wrote, the other may have published."""
+    if not is_kept:
+        yield
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file.with_suffix(".lock"), lambda: None):
+        yield
+
+
+def _keep(file: Path, names: Mapping[str, str], ids: Mapping[str, str]) -> None:
     value = {"format": FORMAT, "names": dict(sorted(names.items())), "submissions": dict(sorted(ids.items()))}
     with whole_file(file) as new:
         new.touch(mode=0o600)

@@ -66,6 +66,7 @@ def render(
                 who=who, root="", benchmark=title, demonstrations=demonstrations(boards)
             )
             _put(new / "who.html", page)
+            (new / "who.html").chmod(0o600)  # as pseudonyms.json is
         _swap(new, out)
     return out / "index.html"
 
