@@ -12,11 +12,15 @@ from selenium.webdriver.chrome.service import Service
 
 
 def start(width: int = 1440, height: int = 900) -> Chrome:
-    """Start Chromium with a window of this size; the caller quits it."""
+    """Start Chromium with a window of this size; the caller quits it.
+
+    What a click needs in sight is there at once: a page that scrolled smoothly would make it miss.
+    """
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless=new", f"--window-size={width},{height}", "--disable-dev-shm-usage", "--disable-gpu",
-                     "--no-first-run", "--disable-background-networking", "--hide-scrollbars"):  # fmt: skip
+                     "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
+                     "--force-prefers-reduced-motion"):  # fmt: skip
         options.add_argument(argument)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium refuses to start for root otherwise

@@ -241,7 +241,7 @@ def test_hostile_names_break_nothing(page: Chrome, site: Path) -> None:
 
 def overflow(browser: Chrome) -> int:
     """By how many pixels the page, as opposed to its tables, is wider than the window."""
-    return int(browser.execute_script("return document.documentElement.scrollWidth - innerWidth"))
+    return int(browser.execute_script("const it = document.documentElement; return it.scrollWidth - it.clientWidth"))
 
 
 @pytest.mark.parametrize("name", ["small/index.html", "official/index.html", "small/submission/000000000005.html"])

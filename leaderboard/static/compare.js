@@ -206,7 +206,7 @@
     task(place) {
       const { rows, board } = this;
       const task = board.tasks[place];
-      const head = [element("span", {}, task.title), element("small", {}, `${task.name} · ${task.domain} · ${task.metric}${task.signal === false ? " · no signal" : ""}`)];
+      const head = [element("span", {}, task.title), element("small", {}, [task.name, task.domain, task.metric, task.signal === false && "no signal"].filter(Boolean).join(" · "))];
       const scaled = (interval) => interval?.map((end) => ranking.normalized(task, end)).sort((a, b) => a - b) ?? null;
       return this.line("", head, rows.map((row) => pairs.value(board, row, place)), rows.map((row) => scaled(row.intervals[place])),
         rows.map((row) => number(row.raw[place], DIGITS)), DIGITS, rows.map((row) => row.intervals[place]));

@@ -88,8 +88,10 @@ class FactGroup:
     facts: tuple[Fact, ...]
 
 
+_ABBREVIATIONS = re.compile(r"\b(cpu|gpu)\b")
 _UNITS: Mapping[str, Callable[[float], str]] = {
     "_s_per_audio_s": lambda value: f"{value:.3g} s per second of audio",
+    "_s_per_s": lambda value: f"{value:.3g} s per second",
     "_per_s": lambda value: f"{value:.3g} per second",
     "_s": duration,
     "_bytes": size,
@@ -105,7 +107,7 @@ def fact(key: str, value: Any) -> Fact:
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif value is None:
-        text = NONE
+        label, text = next((key.removesuffix(suffix) for suffix in _UNITS if key.endswith(suffix)), key), NONE
     elif isinstance(value, int | float):
         for suffix, shown in _UNITS.items():
             if key.endswith(suffix):
@@ -114,13 +116,21 @@ def fact(key: str, value: Any) -> Fact:
         else:
             text = str(value) if isinstance(value, int) else compact(value)
     elif isinstance(value, str):
-        text = value or NONE
+        text = _time(value) or NONE if key.endswith("_at") else value or NONE
     else:
         text = json.dumps(value, ensure_ascii=False)
-    label = label.replace("_", " ")
+    label = _ABBREVIATIONS.sub(lambda found: found[0].upper(), label.replace("_", " "))
     if _DIGEST.fullmatch(text):
         return Fact(label=label, text=text[:_SHOWN_DIGEST], full=text)
     return Fact(label=label, text=text)
+
+
+def _time(value: str) -> str:
+    """A time as JSON says it, for people; anything else as it is."""
+    try:
+        return moment(datetime.fromisoformat(value))
+    except ValueError:
+        return value
 
 
 def fact_groups(values: Mapping[str, Any], title: str) -> tuple[FactGroup, ...]:
