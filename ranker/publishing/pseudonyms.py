@@ -57,7 +57,7 @@ def identities(file: Path, submissions: Collection[str], *, is_kept: bool = True
 
     A submission's own id begins its ZIP's SHA-256, which whoever has the ZIP can compute. Raises OrganizerError.
     """
-    with _alone(file, is_kept=is_kept):
+    with _alone(file, is_kept=is_kept and bool(submissions)):
         names, known = _drawn(file)
         fresh = sorted(set(submissions) - known.keys())
         for submission in fresh:

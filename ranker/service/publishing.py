@@ -87,10 +87,10 @@ class Publishing(Opened):
             embargo.refuse_before(embargoes, now)
         self._judge()
         names = self._names(benchmark, edition, is_kept=True)
-        if not edition.named:
-            self._refuse_to_unveil(names)
         with self.reading() as reading:
             made = self._material(reading, benchmark, edition, names)
+        if not edition.named:
+            self._refuse_to_unveil(made)
         early = any(embargo.opens(each) > now for each in embargoes)
         act = publication.Act(now=now, by=events.whoami(), why=why, despite_embargo=early)
         version = publication.publish(self.home, made, act)
@@ -185,17 +185,19 @@ class Publishing(Opened):
         shown = publication.teams_of(self.home, number)
         return {team: name for team, name in pseudonyms.read(self.home.pseudonyms).items() if name in shown}
 
-    def _refuse_to_unveil(self, names: Collection[str]) -> None:
+    def _refuse_to_unveil(self, made: Material) -> None:
         """Raises UsageError where the last version has teams under pseudonyms that would be named now."""
         from ranker.publishing import versions
 
+        shown = {row.team for board in made.boards for row in board.rows} | {page.team for page in made.pages}
         last = versions.kept(self.home)[-1:]
-        named = sorted(team for each in last for team in self._veiled_in(each.number) if team not in names)
+        named = sorted(team for each in last for team in self._veiled_in(each.number) if team in shown)
         if named:
+            others = f" and {len(named) - 1} more" if len(named) > 1 else ""
             raise UsageError(
-                f"version {last[0].number} shows {len(named)} team{'s' * (len(named) != 1)} under pseudonyms that "
-                "would be named now, which nobody can take back; add --anonymous (or list them under publish: in "
-                "configs/service.yaml), or --named if it is meant"
+                f"version {last[0].number} has {named[0]!r}{others} under pseudonyms, and would be followed by their "
+                "names, which nobody can take back; add --anonymous (or list them under publish: in "
+                "configs/service.yaml; baselines always have their names), or --named if it is meant"
             )
 
     def _material(
