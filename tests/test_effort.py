@@ -21,6 +21,7 @@ def test_one(): pass
 @pytest.mark.dear(day=2)
 def test_two(): pass
 """
+OURS = {effort.WHOLE, effort.DAY, "RANKER_TESTS", "PYTEST_ADDOPTS"}  # of the run that this test is part of
 DAYS = {"2026-11-20": "test_two", "2026-11-21": "test_zero", "2026-11-22": "test_one"}
 
 
@@ -35,7 +36,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def collected(suite: Path, *arguments: str, **environment: str) -> set[str]:
     """The tests that pytest would run there."""
-    kept = {name: value for name, value in os.environ.items() if name not in {effort.WHOLE, effort.DAY, "RANKER_TESTS"}}
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-m", "pytest", "-p", "effort", "-p", "no:cacheprovider", "--collect-only", "-q"]
     paths = {"PYTHONPATH": str(Path(effort.__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run(

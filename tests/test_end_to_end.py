@@ -258,7 +258,7 @@ def test_rank_says_what_the_issue_asks_for(evaluated: Path) -> None:
 
 def test_status_and_show_tell_the_same(evaluated: Path) -> None:
     """Attacks the two views of one submission: states, jobs and scores agree, and times have their zone."""
-    views = asked(evaluated, "status")
+    views = asked(evaluated, "status")["submissions"]
     assert [(view["team"], view["state"]) for view in views] == [
         ("spectrum", "evaluated"),
         ("noise", "evaluated"),
@@ -278,7 +278,7 @@ def test_status_and_show_tell_the_same(evaluated: Path) -> None:
 def test_a_score_can_be_computed_again_from_its_predictions(evaluated: Path) -> None:
     """Attacks a number that nobody can check: the pairs on disk give the score in the database."""
     seen = 0
-    for view in asked(evaluated, "status"):
+    for view in asked(evaluated, "status")["submissions"]:
         for job in view["evaluations"]:
             for task, score in job["scores"].items():
                 items = pd.read_parquet(evaluated / job["result"]["run"] / "predictions" / f"{task}.parquet")
@@ -353,7 +353,8 @@ def test_a_limited_run_is_another_condition_with_the_same_start(evaluated: Path)
     Ranker(evaluated).queue_evaluations(None, Wanted(track="A", limit_steps=1))
     worked(evaluated)
     assert asked(evaluated, "rank", "--track", "A") == full
-    jobs = [job for view in asked(evaluated, "status") for job in view["evaluations"] if job["track"] == "A"]
+    views = asked(evaluated, "status")["submissions"]
+    jobs = [job for view in views for job in view["evaluations"] if job["track"] == "A"]
     limited = {job["condition"] for job in jobs} - {manifest(evaluated, "noise", "A")["condition_digest"]}
     assert len(limited) == 1
     other = asked(evaluated, "rank", "--track", "A", "--condition", limited.pop()[:8])
