@@ -330,7 +330,7 @@ def test_a_password_comes_from_the_environment_or_a_file_of_ones_own(tmp_path: P
 
 
 def test_the_command_sends_what_is_drafted_and_says_what_is_in_doubt(
-    engine: Engine, home: Home, box: Postbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, box: Postbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """`ranker outbox send --all`: drafts what is due, sends it, exits 1 if one did not go, and holds back what may have
     been sent until --again names it.
@@ -342,7 +342,7 @@ def test_the_command_sends_what_is_drafted_and_says_what_is_in_doubt(
     first, second = desk.mail("one"), desk.mail("two", sender="bob@lab.example")
     assert first != second
     desk.draft()
-    with session(engine) as writing:
+    with session(desk.engine) as writing:
         doubtful = outbox.replies(writing)[0]
         doubtful.state, doubtful.sending_at = ReplyState.SENDING, NOW
         recipient = doubtful.recipient
