@@ -1,8 +1,9 @@
 """One part of one track of one submission, from features to scores: encode, train, answer, score, manifest.
 
-All that this writes lies in the attempt's own folder. What an earlier attempt of the same job finished (checkpoints,
-scores made with the same weights) is taken over, and so are the weights of another finished job of the submission that
-trained the very same; on the same CPU with the same threads it is what would come out again, bit for bit.
+All that this writes lies in the attempt's own folder, save features that other jobs of the submission may use
+(`ranker.lalm.shelf`). What an earlier attempt of the same job finished (checkpoints, scores made with the same weights)
+is taken over, and so are the weights of another finished job of the submission that trained the very same; on the same
+CPU with the same threads it is what would come out again, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,6 +43,7 @@ from ranker.lalm.features import FeatureStore, calls, encode_secretly, shuffled
 from ranker.lalm.merged import MergedDecoder
 from ranker.lalm.model import AudioLanguageModel, Example
 from ranker.lalm.order import SecretOrder
+from ranker.lalm.shelf import Shelf
 from ranker.lalm.train import LOG_NAME, adopt, latest_checkpoint, train
 from ranker.manifest import hardware, peak_memory_gb, software, write_manifest
 from ranker.metrics import Pair, blind_answer, blind_value
@@ -47,8 +51,9 @@ from ranker.metrics import evaluate as compute_metric
 from ranker.queue import NewScore
 from ranker.sandbox.backends import open_configured
 from ranker.sandbox.base import EncoderSpec
-from ranker.sandbox.memory import PeakMemory
+from ranker.sandbox.serving import ServedSandbox
 from ranker.sandbox.witness import Witness, confirm
+from ranker.shared_features import shelf_of
 from ranker.types import Condition, EncoderSource, Part, Progress, SandboxName, Stage
 from ranker.weights import finished_weights, only_trainer, training_identity
 
@@ -68,6 +73,7 @@ class _Run:
     key: str
     training: str
     batch_invariant: bool
+    shelf: Shelf | None = None
     steps_taken_over: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
@@ -111,10 +117,9 @@ def evaluate(context: JobContext) -> Outcome:
     started_at = datetime.now(UTC)
     run = _begin(context)
     remove_pieces(run.folder.parent)  # of attempts that were killed; one that lost its job and lives ends at the fence
-    waiting = Progress(stage=Stage.LOAD)
 
     def wait() -> None:
-        context.report(waiting)
+        context.report(Progress(stage=Stage.LOAD))
         context.rest()
 
     with only_trainer(run.siblings, run.training, run.folder, wait):
@@ -131,46 +136,52 @@ def _evaluate(run: _Run, started_at: datetime) -> Outcome:
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    service, recipe = context.service, run.part.recipe
+    service = context.service
     name = service.sandbox if run.condition.sandboxed else SandboxName.NONE
     gpu = None if run.condition.device == "cpu" else own_gpu()
     sandbox = open_configured(service, context.home.root, name=name, gpu=gpu)
     sandbox.log_file = run.folder / ENCODER_NAME
-    spec = encoder_spec(context.home, context.submission, recipe, threads)
+    spec = encoder_spec(context.home, context.submission, run.part.recipe, threads)
     context.report(Progress(stage=Stage.LOAD))
+    with ExitStack() as sharing:
+        facts, scores = _measured(run, sandbox, spec, sharing)
+        context.report(Progress(stage=Stage.CHECK))
+        confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
+        run.lap(Stage.CHECK)
+    facts |= {"sandbox": sandbox.name, "threads": threads, "started_at": _iso(started_at)}
+    digest = write_manifest(run.folder, _manifest(run, scores) | facts)
+    run_path = str(run.folder.relative_to(context.home.root))
+    result = {"run": run_path, "manifest_digest": digest, "encoder": facts["encoder"]}
+    return Outcome(result=result, scores=tuple(scores))
+
+
+def _measured(
+    run: _Run, sandbox: ServedSandbox, spec: EncoderSpec, sharing: ExitStack
+) -> tuple[dict[str, Any], list[NewScore]]:
+    """What the manifest says of weights and encoder, and the scores. The shelf stays open, on `sharing`."""
+    context, recipe = run.context, run.part.recipe
     files = decoders.locate(recipe.decoder)
     network, tokenizer = decoders.load(files, run.condition.decoder_layers)
-    with sandbox.start(spec, service.limits) as started:
-        context.watch(lambda: _bytes(started.usage().peak))
-        encoder = Witness(started, service.probes)
+    with sandbox.start(spec, context.service.limits) as started:
+        context.watch(lambda: getattr(started.usage().peak, "size_bytes", None))
+        encoder = Witness(started, context.service.probes)
+        run.shelf = sharing.enter_context(shelf_of(context, run.part, sandbox=sandbox, spec=spec, encoder=encoder))
         model = AudioLanguageModel(network, tokenizer, feature_dim=encoder.output_dim, recipe=recipe, init_key=run.key)
         model.to("cpu" if run.condition.device == "cpu" else "cuda")
         run.lap(Stage.LOAD)
         weights = _trained(run, model, encoder)
-        decoder = MergedDecoder(model, recipe)
+        decoder = MergedDecoder(model, recipe, graphs=run.condition.cuda_graphs)
         scores = []
         for task in run.part.tasks:
             context.rest()  # what is measured of earlier tasks is kept, whoever goes on
             scores.append(_score(run, task, decoder, encoder, weights))
-        usage = started.usage().to_json()
-    context.report(Progress(stage=Stage.CHECK))
-    confirm(sandbox, spec, service.limits, [*run.earlier, run.folder])
-    run.lap(Stage.CHECK)
-    facts = {
-        "sandbox": sandbox.name,
-        "threads": threads,
-        "weights": weights,
-        "encoder": usage,
-        "probes": encoder.probed.to_json(),
-        "started_at": _iso(started_at),
-    }
-    digest = write_manifest(run.folder, _manifest(run, scores) | facts)
-    folder = str(run.folder.relative_to(context.home.root))
-    return Outcome(result={"run": folder, "manifest_digest": digest, "encoder": usage}, scores=tuple(scores))
-
-
-def _bytes(peak: PeakMemory | None) -> int | None:
-    return None if peak is None else peak.size_bytes
+        facts = {
+            "weights": weights,
+            "encoder": started.usage().to_json(),
+            "probes": encoder.probed.to_json(),
+            "features_taken_over": dict(run.shelf.taken),
+        }
+    return facts, scores
 
 
 def _manifest(run: _Run, scores: Sequence[NewScore]) -> dict[str, object]:
@@ -345,6 +356,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
         plan=shuffled(calls(excerpts.values(), batch_invariant=run.batch_invariant), run.order),
         path=run.folder / "features.f32",
         max_bytes=int(recipe.feature_cache_gb * 1e9),
+        shelf=run.shelf,
     )
 
     def example(sample: Sample) -> Example:
@@ -377,6 +389,7 @@ def _train(run: _Run, model: AudioLanguageModel, encoder: Witness, checkpoint: P
             resume_from=checkpoint,
             cpu=run.condition.device == "cpu",
             on_step=stepped,
+            graphs=run.condition.cuda_graphs,
         )
 
 
@@ -427,6 +440,7 @@ def _measure(run: _Run, task: Task, decoder: MergedDecoder, encoder: Witness) ->
             order=run.order,
             path=run.folder / "features.f32",
             max_bytes=int(recipe.feature_cache_gb * 1e9),
+            shelf=run.shelf,
             on_progress=lambda done, total: report(
                 Progress(stage=Stage.ENCODE, task=task.name, done=done, total=total)
             ),

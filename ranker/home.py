@@ -43,6 +43,11 @@ class Home:
         return self.root / "runs"
 
     @property
+    def features(self) -> Path:
+        """`features/<submission id>/`: what a submission's jobs had encoded, for each other. May go at any time."""
+        return self.root / "features"
+
+    @property
     def data(self) -> Path:
         """`data/<benchmark>/`: shards and their manifest."""
         return self.root / "data"

@@ -1,4 +1,4 @@
-"""How one home is run: configs/service.yaml. Nothing here moves a score."""
+"""How one home is run: configs/service.yaml. Nothing here moves a score but `cuda_graphs`, which the condition names."""
 
 from __future__ import annotations
 
@@ -242,6 +242,9 @@ class Service(Strict):
     mail: MailSettings = MailSettings()
     imap: Imap | None = None
     smtp: Smtp | None = None
+    shared_features_gb: Share = Field(
+        default=20.0, description="of features that the jobs of a submission keep for each other; 0: none"
+    )
     lease_s: Share = Field(
         default=120.0, description="a job whose worker was not heard of for so long is given to another"
     )
@@ -261,6 +264,7 @@ class Service(Strict):
         default=None, ge=1, le=64, description="jobs at the same time; None: as its free memory has room for"
     )
     gpu_job_memory_gb: Share = Field(default=38.0, description="GiB that one job needs, its trainer and its encoder")
+    cuda_graphs: bool = Field(default=False, description="train and answer on a GPU in fixed shapes; part of conditions")
     cluster: ClusterSettings = ClusterSettings()
     database: DatabaseSettings = DatabaseSettings()
 

@@ -282,6 +282,33 @@ def test_a_resumed_log_has_each_step_once_as_if_nothing_had_been(
     assert all(line["examples"] == 2 for line in again)
 
 
+@pytest.mark.parametrize("shared_gb", [1.0, pytest.param(0.0, marks=pytest.mark.dear(day=0))])
+def test_another_job_takes_over_features_and_comes_to_the_same_bits(
+    first: tuple[Place, JobContext, Outcome], tmp_path: Path, shared_gb: float
+) -> None:
+    """The same job as if it had never been, once beside what it had encoded and once where nothing may be shared: the
+    encoder is asked by the probes alone, or for all, and weights, answers and samples of the witness are the same.
+    """
+    place, done, _ = first
+    shutil.copytree(place.home.root, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "runs")
+    context = Place(home=Home(root=tmp_path)).context(1)
+    evaluate(replace(context, service=context.service.model_copy(update={"shared_features_gb": shared_gb})))
+    before, after = (
+        json.loads((each.run_folder / "manifest.json").read_text(encoding="utf-8")) for each in (done, context)
+    )
+    for name in (f"step-{STEPS:08d}/trained.safetensors", "predictions/pitch.parquet"):
+        assert (context.run_folder / name).read_bytes() == (done.run_folder / name).read_bytes()
+    assert before["features_taken_over"] == {}
+    assert after["probes"]["made"] == before["probes"]["made"] == 6
+    if shared_gb:
+        assert after["features_taken_over"] == {"track A, public part, seed 42, attempt 1": 12}
+        assert after["encoder"]["calls"] == 6
+    else:
+        assert after["features_taken_over"] == {}
+        assert after["encoder"]["calls"] == before["encoder"]["calls"] > 6
+
+
 def test_more_frames_than_the_recipe_allows_are_a_violation(tmp_path: Path) -> None:
     """The bound is part of the measurement, so it must be the recipe's own, not a default."""
     with pytest.raises(ParticipantError, match=r"frames"):

@@ -35,7 +35,7 @@ LAYERS = """
     job uncertainty
     endings executors inspection lalm logbook lineup scoretable seeds watch
     board conditions estimate intake openmetrics provision weights
-    calibration doctor exports imports likeness
+    calibration doctor exports imports likeness shared_features
     evaluation mend site
     comparison overview perform
     audit coordinator orders outbox planning publishing results schedule worker

@@ -273,8 +273,13 @@ def read_bytes(root: Path, clip: Clip) -> bytes:
 
 def read_audio(root: Path, clip: Clip) -> tuple[npt.NDArray[np.float32], int]:
     """The decoded clip, (frames[, channels]) float32, and its rate in Hz. Raises OrganizerError naming the clip."""
+    return decoded(clip, read_bytes(root, clip))
+
+
+def decoded(clip: Clip, stored: bytes) -> tuple[npt.NDArray[np.float32], int]:
+    """As `read_audio`, of a clip whose audio file was read already."""
     try:
-        waveform, sample_rate_hz = decode(read_bytes(root, clip))
+        waveform, sample_rate_hz = decode(stored)
     except OrganizerError as error:
         raise OrganizerError(
             f"clip {clip.id}: {clip.member} cannot be decoded ({error}); build or fetch its shard again"

@@ -111,6 +111,13 @@ class DockerSandbox(ServedSandbox):
         with _engine(timeout_s=5) as client:
             return engine_gaps(_asked(client.info))
 
+    def software(self) -> str:
+        """See `ServedSandbox.software`: the image, if the engine has it."""
+        with _engine() as client:
+            if _asked(lambda: _has(client, self.image)):
+                return str(_asked(lambda: client.images.get(self.image)).id)
+        return super().software()
+
     def reap(self) -> int:
         """See `ServedSandbox.reap`."""
         return super().reap() + reap_orphans()

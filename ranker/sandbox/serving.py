@@ -4,11 +4,13 @@ everything.
 
 from __future__ import annotations
 
+import platform
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import distributions
 from pathlib import Path
 
 from ranker.errors import ParticipantError
@@ -20,7 +22,7 @@ from ranker.sandbox.faults import Ending, Phase
 from ranker.sandbox.network import Network, watched
 from ranker.sandbox.owner import make_folder, reap_folders
 from ranker.settings import Limits
-from ranker.types import SandboxName
+from ranker.types import SandboxName, digest_json
 
 POLL_S = 0.1
 START_TIMEOUT_S = 180.0  # importing torch from a cold disk, on a machine that is busy
@@ -51,6 +53,12 @@ class ServedSandbox(ABC):
         `launch`.
         """
         return ()
+
+    def software(self) -> str:
+        """A digest of what an encoder finds installed: the packages of this Python. Raises as `launch`."""
+        return digest_json(
+            [platform.python_version(), *sorted({f"{each.name}=={each.version}" for each in distributions()})]
+        )
 
     def reap(self) -> int:
         """Remove what dead processes of ours left behind; how many things there were."""

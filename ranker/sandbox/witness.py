@@ -19,9 +19,10 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -48,10 +49,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """A clip that was encoded as the `number`th of its stage, and what came back."""
+    """A clip whose features came as the `number`th of its stage; `audio` gives its samples."""
 
     number: int
-    clip: Audio
+    audio: Callable[[], Audio]
     features: Features
 
 
@@ -137,9 +138,19 @@ class Witness:
     def encode(self, clips: Sequence[Audio], *, seed: int | None = None) -> list[Features]:
         """See `base.Encoder`. Raises ParticipantError if probes find more than an honest encoder can explain."""
         found = self._encoder.encode(clips, seed=seed)
-        for clip, features in zip(clips, found, strict=True):
+        self._witness(found, [partial(_given, clip) for clip in clips])
+        return found
+
+    def taken_over(self, found: Sequence[Features], audio: Sequence[Callable[[], Audio]]) -> None:
+        """Look at features that another process had made (`ranker.lalm.shelf`) as if they came now: each is as likely
+        to be asked for again, and to be confirmed. `audio` gives the clips' samples. Raises as `encode`.
+        """
+        self._witness(found, audio)
+
+    def _witness(self, found: Sequence[Features], audio: Sequence[Callable[[], Audio]]) -> None:
+        for features, samples in zip(found, audio, strict=True):
             self._seen += 1
-            seen = _Seen(number=self._seen, clip=clip, features=features)
+            seen = _Seen(number=self._seen, audio=samples, features=features)
             self._kept.offer(seen)
             if (moment := self._moment()) is not None:
                 self._waiting.append((moment, seen))
@@ -147,7 +158,6 @@ class Witness:
         self._waiting = [each for each in self._waiting if each[0] > self._seen]
         for seen in due:
             self._probe(seen)
-        return found
 
     def end_stage(self, folder: Path, stage: str) -> None:
         """Write the sample to `folder/<stage>.witness.npz`, and begin another. Call it before the stage's result is
@@ -161,7 +171,7 @@ class Witness:
         arrays = {
             f"{kind}{i}": array
             for i, seen in enumerate(self._kept.kept)
-            for kind, array in (("c", seen.clip), ("f", seen.features))
+            for kind, array in (("c", seen.audio()), ("f", seen.features))
         }
         with whole_file(folder / f"{stage}{SUFFIX}") as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -179,7 +189,7 @@ class Witness:
     def _probe(self, seen: _Seen) -> None:
         """Ask once more, alone. Every clip of a stage is as likely to be asked for, at any moment after its own."""
         started = time.monotonic()
-        (again,) = self._encoder.encode([seen.clip])
+        (again,) = self._encoder.encode([seen.audio()])
         self.probed.seconds += time.monotonic() - started
         self.probed.made += 1
         self._made += 1
@@ -189,6 +199,10 @@ class Witness:
             self.probed.evidence.append(_evidence(seen, self._stage, self._seen, differs))
         if len(self.probed.evidence) > allowed(self.probed.made):
             raise ParticipantError(_probe_sentence(self.probed))
+
+
+def _given(clip: Audio) -> Audio:
+    return clip
 
 
 def difference(one: Features, other: Features) -> float:
@@ -254,7 +268,7 @@ def _by(differs: float) -> str:
 def _evidence(seen: _Seen, stage: str, now: int, differs: float) -> str:
     where = f" of the stage {stage}" if stage else ""
     return (
-        f"clip {seen.number}{where}, {len(seen.clip) / SAMPLE_RATE_HZ:.2f} s long, asked again after clip {now} at "
+        f"clip {seen.number}{where}, {len(seen.audio()) / SAMPLE_RATE_HZ:.2f} s long, asked again after clip {now} at "
         f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {_by(differs)}"
     )
 
