@@ -335,7 +335,8 @@ class Auditor:
         torch.set_num_threads(threads)
         spec = encoder_spec(self.home, self.submission, run.part.recipe, threads)
         with self.sandbox.start(spec, self.limits) as encoder:
-            decoder = MergedDecoder(_trained_model(run, encoder.output_dim), run.part.recipe)
+            model, graphs = _trained_model(run, encoder.output_dim), run.condition.cuda_graphs
+            decoder = MergedDecoder(model, run.part.recipe, graphs=graphs)
             for task in tasks:
                 yield self._task(run, task, decoder, encoder, level=level, on_progress=on_progress)
 

@@ -22,11 +22,12 @@ def condition_for(
     sandboxed: bool,
     device: str,
     part: Part = Part.PUBLIC,
+    cuda_graphs: bool = False,
 ) -> Condition:
     """The condition of every evaluation of this part of this track on this machine.
 
-    `device` is "cpu" or the GPU's model name. Raises MissingError where data, decoder or metric models are not there,
-    ConfigError where the part has nothing to be trained on.
+    `device` is "cpu" or the GPU's model name; `cuda_graphs` is for GPUs only. Raises MissingError where data, decoder
+    or metric models are not there, ConfigError where the part has nothing to be trained on.
     """
     if limit_steps is not None and limit_steps < 1:
         raise UsageError(f"--limit-steps must be at least 1, not {limit_steps}")
@@ -44,6 +45,7 @@ def condition_for(
         benchmark=benchmark.name,
         track=track,
         part=part,
+        cuda_graphs=cuda_graphs and device != "cpu",
         measurement=benchmark.measurement_digest(track, part),
         data=data_of(home, benchmark, model),
         decoder=files.digest,

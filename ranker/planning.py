@@ -41,6 +41,7 @@ def conditions(
     limit_steps: int | None,
     sandboxed: bool,
     devices: Sequence[str],
+    cuda_graphs: bool = False,
 ) -> list[Condition]:
     """Of every part of these tracks, as an executor with these models of GPUs measures it (none: on the CPU).
 
@@ -60,6 +61,7 @@ def conditions(
             limit_steps=limit_steps,
             sandboxed=sandboxed,
             device=devices[0] if devices else "cpu",
+            cuda_graphs=cuda_graphs,
         )
         for track in tracks
         for part in benchmark.parts(track)

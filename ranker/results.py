@@ -130,7 +130,8 @@ def _conditions(board: Board, runs: Sequence[tuple[str, TrackRun]]) -> str:
     sandboxes = sorted({str(run.manifest["sandbox"]) for _, run in runs})
     attempts = sorted({run.manifest["attempt"] for _, run in runs})
     others = "".join(f", {each.part} part `{each.digest[:12]}` ({each.steps} steps)" for each in board.others)
-    machine = f"{condition.device} ({'; '.join(hardware)}; threads per job: {', '.join(threads)})"
+    device = f"{condition.device}{', with CUDA graphs' if condition.cuda_graphs else ''}"
+    machine = f"{device} ({'; '.join(hardware)}; threads per job: {', '.join(threads)})"
     return (
         f"Condition `{condition.digest[:12]}`{others}: {condition.steps} steps, {condition.decoder_layers} decoder "
         f"layers, {condition.precision}, seed {board.seed}, on {machine}; sandbox: {', '.join(sandboxes)}; attempts: "

@@ -446,7 +446,8 @@ class Condition:
     `part` says which of the track's models it is of. `measurement` digests that part's tasks and recipe (weights and
     bounds of the ranking are not in it: they may change without a new run). `data` digests the part's shards, `decoder`
     the decoder's weights and `metric_models` the models that metrics use. `device` is "cpu" or the GPU's model name.
-    `demonstration` says, in words, what differs from the challenge's protocol.
+    `cuda_graphs` says that the GPU computes in fixed shapes, whose sums and dropout are others. `demonstration` says,
+    in words, what differs from the challenge's protocol.
     """
 
     benchmark: str
@@ -462,20 +463,26 @@ class Condition:
     sandboxed: bool
     demonstration: tuple[str, ...] = ()
     part: Part = Part.PUBLIC
+    cuda_graphs: bool = False
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all fields but `demonstration`'s words, and but `part` where it is public, as if alone."""
+        """SHA-256 over all fields but `demonstration`'s words; but `part` where it is public, as if alone; and but
+        `cuda_graphs` where there are none, as before there were any.
+        """
         fields = asdict(self)
         del fields["demonstration"]
         if self.part is Part.PUBLIC:
             del fields["part"]
+        if not self.cuda_graphs:
+            del fields["cuda_graphs"]
         return digest_json(fields)
 
     @property
     def circumstances(self) -> str:
         """SHA-256 over what the parts of one track share on one board, but for their steps."""
-        shared = ("benchmark", "track", "decoder", "decoder_layers", "precision", "device", "sandboxed")
+        shared = ["benchmark", "track", "decoder", "decoder_layers", "precision", "device", "sandboxed"]
+        shared += ["cuda_graphs"] if self.cuda_graphs else []
         return digest_json({name: getattr(self, name) for name in shared})
 
     def to_json(self) -> dict[str, Any]:

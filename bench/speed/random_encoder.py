@@ -53,12 +53,14 @@ class RandomEncoder(nn.Module):
         x = functional.gelu(self.second(functional.gelu(self.first(x)))).transpose(1, 2)
         x = x[:, : x.shape[1] // 2 * 2]
         lengths = (
-            torch.full((len(audio),), audio.shape[1]) if audio_attention_mask is None else audio_attention_mask.sum(1)
+            torch.full((len(audio),), audio.shape[1], device=audio.device)
+            if audio_attention_mask is None
+            else audio_attention_mask.sum(1)
         )
         count = (lengths // (4 * HOP)).clamp(min=1)
         ragged = bool((count != count[0]).any())
-        heard = torch.arange(x.shape[1]) < 2 * count[:, None]
+        heard = torch.arange(x.shape[1], device=x.device) < 2 * count[:, None]
         for block in self.blocks:
             x = block(x, heard[:, None, None] if ragged else None)
         frames = self.last(x).unflatten(1, (-1, 2)).mean(2)
-        return frames, (torch.arange(frames.shape[1]) < count[:, None]).long()
+        return frames, (torch.arange(frames.shape[1], device=x.device) < count[:, None]).long()

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ranker.config import Recipe
+from ranker.lalm.graphs import StepGraphs
 from ranker.lalm.merged import Cache, MergedDecoder, columns_for
 from ranker.lalm.model import AudioLanguageModel
 from ranker.pace import PULSE
@@ -126,6 +127,7 @@ class _Rows(Generic[Key]):
         self._most = MOST_ROWS[decoder.device.type]
         self._tokens = int(recipe.answer_memory_gb * 1e9 / decoder.bytes_per_token)
         self._cache = Cache(decoder, 0, 0)
+        self._graphs = StepGraphs(decoder) if decoder.graphs else None
         # What each row said. Places that nothing was said at hold its first token: penalised once, however often named.
         self._said = torch.zeros((self._most, max_new_tokens), dtype=torch.long, device=decoder.device)
         self.live: list[_Row[Key]] = []
@@ -168,9 +170,12 @@ class _Rows(Generic[Key]):
         row has said before; the prompt, which enters as embeddings, is not penalised.
         """
         device = self._decoder.device
-        last = torch.tensor([row.said[-1] for row in self.live], device=device)
-        lengths = torch.tensor([row.length for row in self.live], device=device)
-        logits = self._decoder.step(last, lengths, self._cache)  # (n, V)
+        last, lengths = [row.said[-1] for row in self.live], [row.length for row in self.live]
+        if self._graphs is None:
+            at = (torch.tensor(last, device=device), torch.tensor(lengths, device=device))
+            logits = self._decoder.step(*at, self._cache)  # (n, V)
+        else:
+            logits = self._graphs.step(last, lengths, self._cache)
         for row in self.live:
             row.length += 1
         said = self._said[: len(self.live)]

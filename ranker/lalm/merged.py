@@ -66,8 +66,12 @@ class Cache:
 class MergedDecoder:
     """A trained model's decoder, frozen as it now is, to be asked: `prefill` begins rows, `step` goes on with them."""
 
-    def __init__(self, model: AudioLanguageModel, recipe: Recipe) -> None:
-        """Copies the weights: W + (alpha / r) BA, summed in float32. Products are made in the recipe's precision."""
+    def __init__(self, model: AudioLanguageModel, recipe: Recipe, *, graphs: bool = False) -> None:
+        """Copies the weights: W + (alpha / r) BA, summed in float32. Products are made in the recipe's precision.
+
+        `graphs` is for a GPU: few launches, by steps in fixed shapes (ranker.lalm.graphs) and padded reading.
+        """
+        self.graphs = graphs
         body = model.body
         config = body.config
         self.model = model
@@ -90,6 +94,11 @@ class MergedDecoder:
         """What the cache takes for one token of one row, in all layers."""
         return 2 * len(self.layers) * self.kv_heads * self.head_dim * self.dtype.itemsize
 
+    @property
+    def rotations(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table that positions are looked up in; a longer one takes its place where it is too short."""
+        return self._rotations
+
     @torch.inference_mode()
     def embed(self, clip: Features, prompt: torch.Tensor) -> torch.Tensor:
         """Features (T', D) and an embedded prompt (L, H) to what is answered: (T' + L, H), float32."""
@@ -107,10 +116,15 @@ class MergedDecoder:
         cos, sin = self._rotate_at(torch.cat([torch.arange(length) for length in lengths]).to(self.device))
         last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
         rows = slice(first, first + len(sequences))
+        places = torch.cat([torch.arange(length) + row * max(lengths) for row, length in enumerate(lengths)])
+        places = places.to(self.device)
         for index, layer in enumerate(self.layers):
             queries, keys, values = self._qkv(layer, hidden, cos, sin)
             attended, start = [], 0
-            for row, length in enumerate(lengths, start=first):
+            if self.graphs:
+                into = (cache.keys[index][rows], cache.values[index][rows])
+                attended.append(self._read_together((queries, keys, values), into, lengths, places))
+            for row, length in enumerate(() if self.graphs else lengths, start=first):
                 here = slice(start, start + length)
                 own_keys, own_values = keys[here].transpose(0, 1), values[here].transpose(0, 1)  # (kv heads, S, d)
                 cache.keys[index][row, :, :length] = own_keys
@@ -126,12 +140,18 @@ class MergedDecoder:
         return self._logits(hidden)
 
     @torch.inference_mode()
-    def step(self, tokens: torch.Tensor, lengths: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Append a token (n,) to each of the first n rows, `lengths` (n,) tokens long; logits (n, V) of the next."""
+    def step(
+        self, tokens: torch.Tensor, lengths: torch.Tensor, cache: Cache, columns: int | None = None
+    ) -> torch.Tensor:
+        """Append a token (n,) to each of the first n rows, `lengths` (n,) tokens long; logits (n, V) of the next.
+
+        `columns`, more than any of the lengths, is how many of the cache are looked at (None: as many as are needed);
+        with it, nothing is read from the device.
+        """
         hidden = self.embedding[tokens].float()
-        cos, sin = self._rotate_at(lengths)
+        cos, sin = self._rotate_at(lengths, columns)
         rows = torch.arange(len(tokens), device=self.device)
-        mask = self._mask(lengths + 1)
+        mask = self._mask(lengths + 1, columns)
         for index, layer in enumerate(self.layers):
             queries, keys, values = self._qkv(layer, hidden, cos, sin)
             cache.keys[index][rows, :, lengths] = keys
@@ -156,9 +176,9 @@ class MergedDecoder:
         cos, sin = self.model.body.rotary_emb(torch.zeros(1, device=self.device), at)
         return cos[0], sin[0]  # (P, d) each
 
-    def _rotate_at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines (N, 1, d) at these positions."""
-        needed = int(positions.max()) + 1
+    def _rotate_at(self, positions: torch.Tensor, below: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (N, 1, d) at these positions, which are all below `below`, if that is given."""
+        needed = int(positions.max()) + 1 if below is None else below
         if needed > len(self._rotations[0]):
             self._rotations = self._rotation_table(-(-needed // _TABLE) * _TABLE)
         cos, sin = self._rotations
@@ -182,6 +202,31 @@ class MergedDecoder:
         )
         return found[0].transpose(0, 1).flatten(1)  # (S, heads * d)
 
+    def _read_together(
+        self,
+        given: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        into: tuple[torch.Tensor, torch.Tensor],
+        lengths: Sequence[int],
+        places: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the loop over sequences does, padded at their ends, which causal attention does not see: few launches.
+
+        `given`: queries, keys and values (N, heads, d); `into`: the cache's rows, which get 0 behind a sequence's end;
+        `places` (N,) are those of the padded sequences.
+        """
+        longest = max(lengths)
+
+        def padded(each: torch.Tensor) -> torch.Tensor:
+            filled = each.new_zeros(len(lengths) * longest, *each.shape[1:]).index_copy_(0, places, each)
+            return filled.view(len(lengths), longest, *each.shape[1:]).transpose(1, 2)  # (B, heads, S, d)
+
+        asked, *own = (padded(each) for each in given)
+        for rows, each in zip(into, own, strict=True):
+            rows[:, :, :longest] = each
+        keys, values = (each.repeat_interleave(self.heads // self.kv_heads, 1) for each in own)
+        found = functional.scaled_dot_product_attention(asked, keys, values, is_causal=True)
+        return found.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, places)
+
     def _attend_one(
         self, queries: torch.Tensor, cache: Cache, index: int, rows: slice, mask: torch.Tensor
     ) -> torch.Tensor:
@@ -199,9 +244,9 @@ class MergedDecoder:
         )
         return found.flatten(1)
 
-    def _mask(self, lengths: torch.Tensor) -> torch.Tensor:
+    def _mask(self, lengths: torch.Tensor, width: int | None = None) -> torch.Tensor:
         """(n, 1, 1, columns): 0 on the first `lengths` (n,) columns of each row, minus infinity behind them."""
-        columns = torch.arange(-(-int(lengths.max()) // _ROUND) * _ROUND, device=self.device)
+        columns = torch.arange(columns_for(int(lengths.max())) if width is None else width, device=self.device)
         mask = torch.zeros(len(lengths), len(columns), dtype=self.dtype, device=self.device)
         return mask.masked_fill_(columns >= lengths[:, None], -torch.inf)[:, None, None]
 

@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from ranker.config import Recipe
 from ranker.durable import remove_folder, whole_folder
 from ranker.errors import InfraError, ParticipantError
 from ranker.lalm.ahead import made_ahead
+from ranker.lalm.graphs import PieceGraphs
 from ranker.lalm.model import AudioLanguageModel, Example, Packed, seed_of
 
 LOG_NAME = "train.jsonl"
@@ -62,12 +64,14 @@ def train(
     resume_from: Path | None,
     cpu: bool,
     on_step: Callable[[int, float], None],
+    graphs: bool = False,
 ) -> None:
     """Train projector and LoRA in place for `steps` steps.
 
     `examples(step)` gives the batch of a step; another thread calls it, ahead of time. `random_key` names the
     randomness of dropout. Checkpoints go to `folder/step-<n>` every `checkpoint_every` steps and at the end;
-    `resume_from` is one of an earlier attempt. `cpu` keeps it off a GPU that is there.
+    `resume_from` is one of an earlier attempt. `cpu` keeps it off a GPU that is there. `graphs` computes in fixed
+    shapes, captured as CUDA graphs where there is a GPU (ranker.lalm.graphs): other sums and other dropout.
     `on_step(done, loss)` is called after each step. One line per step goes to `folder/train.jsonl`, and is on the disk
     before the step's checkpoint is: whoever goes on from a checkpoint finds the lines of all its steps. But for the
     times (`seconds`, `examples_per_s`, `waited_s`) they are the same as without an interruption.
@@ -82,7 +86,8 @@ def train(
     first = _restore(resume_from, model, optimizer) if resume_from else 0
     model.train()
     dropout = torch.Generator(model.device)
-    coming = made_ahead(lambda step: _Batch.of(model, examples(step)), range(first, steps))
+    way = PieceGraphs(model, trained) if graphs else _Eager(model=model, accelerator=accelerator)
+    coming = made_ahead(lambda step: _Batch.of(model, examples(step), way), range(first, steps))
     taken: list[_Taken] = []
     with (folder / LOG_NAME).open("a", encoding="utf-8", buffering=1) as log, closing(coming):
         for step in range(first, steps):
@@ -94,16 +99,14 @@ def train(
             dropout.manual_seed(seed_of(random_key, "dropout", step))
             loss = torch.zeros((), device=model.device)
             for piece in batch.pieces:
-                part = model.loss(piece, dropout)
-                accelerator.backward(part)
-                loss += part.detach()
+                loss += way.backward(piece, dropout)
             norm = accelerator.clip_grad_norm_(trained, recipe.gradient_clip)
             taken.append(_Taken(step=step, batch=batch, rate=rate, waited_s=waited_s, numbers=_Numbers(loss, norm)))
             saving = (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps
             if saving:  # before the weights take the step, so that none with other than finite numbers is kept
                 taken[-1].check(model, steps)
             optimizer.step()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=not way.keeps_gradients)
             taken[-1].seconds = time.perf_counter() - started
             # A GPU goes on while the numbers of the step before are read.
             known = taken if saving or model.device.type == "cpu" else taken[:-1]
@@ -120,15 +123,32 @@ def train(
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Eager:
+    """Loss and gradients of pieces, each operation launched as it comes; `PieceGraphs` is the other way."""
+
+    model: AudioLanguageModel
+    accelerator: Accelerator
+    keeps_gradients = False
+
+    def fit(self, piece: Packed) -> Packed:
+        return piece
+
+    def backward(self, piece: Packed, generator: torch.Generator) -> torch.Tensor:
+        part = self.model.loss(piece, generator)
+        self.accelerator.backward(part)
+        return part.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """A batch, and the pieces that it is computed in."""
+    """A batch, and the pieces that it is computed in, as its way of computing wants them."""
 
     examples: Sequence[Example]
-    pieces: Sequence[Packed]
+    pieces: Sequence[Any]
 
     @classmethod
-    def of(cls, model: AudioLanguageModel, examples: Sequence[Example]) -> _Batch:
-        return cls(examples=examples, pieces=model.pack(examples))
+    def of(cls, model: AudioLanguageModel, examples: Sequence[Example], way: _Eager | PieceGraphs) -> _Batch:
+        return cls(examples=examples, pieces=[way.fit(piece) for piece in model.pack(examples)])
 
 
 class _Numbers:

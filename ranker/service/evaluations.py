@@ -161,6 +161,7 @@ class Evaluations(Opened):
             limit_steps=wanted.limit_steps,
             sandboxed=self.sandbox(wanted.sandbox) is not SandboxName.NONE,
             devices=self.executor(placing).devices(self.service),
+            cuda_graphs=self.service.cuda_graphs,
         )
 
     def paused(self) -> Pause | None:
