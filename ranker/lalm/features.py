@@ -52,6 +52,11 @@ class Excerpt:
         """(rate, frames at that rate): excerpts with the same have the same number of samples at 16 kHz."""
         return self.clip.sample_rate_hz, round(self.duration_s * self.clip.sample_rate_hz)
 
+    @property
+    def alike(self) -> tuple[tuple[int, int], str]:
+        """Excerpts with the same may share a call."""
+        return self.length, self.clip.shard
+
 
 def training_excerpt(clip: Clip, visit: int, *, seed: int, crops: int, max_s: float) -> Excerpt:
     """The excerpt that one visit to a clip trains on: all of it, or one of `crops` random crops of a long one."""
@@ -65,14 +70,15 @@ def calls(excerpts: Iterable[Excerpt], *, batch_invariant: bool) -> list[tuple[E
     """Which excerpts share a call of the encoder.
 
     Canonical features come from calls with one clip. Encoders that were seen not to mind get clips of exactly equal
-    length together. The plan depends on the set of excerpts alone, not on their order.
+    length together, of one shard: shards are read whole, so that another seed, which reads others too, makes the same
+    calls of those. The plan depends on the set of excerpts alone, not on their order.
     """
     unique = {excerpt.key: excerpt for excerpt in excerpts}
-    ordered = sorted(unique.values(), key=lambda excerpt: (excerpt.length, excerpt.key))
+    ordered = sorted(unique.values(), key=lambda excerpt: (*excerpt.alike, excerpt.key))
     if not batch_invariant:
         return [(excerpt,) for excerpt in ordered]
     plan: list[tuple[Excerpt, ...]] = []
-    for _, group in groupby(ordered, key=lambda excerpt: excerpt.length):
+    for _, group in groupby(ordered, key=lambda excerpt: excerpt.alike):
         members = list(group)
         size = max(1, min(_CALL_CLIPS, int(_CALL_SECONDS / max(members[0].duration_s, 0.01))))
         plan.extend(tuple(members[start : start + size]) for start in range(0, len(members), size))
