@@ -467,23 +467,16 @@ class Condition:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all fields but `demonstration`'s words; but `part` where it is public, as if alone; and but
-        `cuda_graphs` where there are none, as before there were any.
-        """
-        fields = asdict(self)
-        del fields["demonstration"]
-        if self.part is Part.PUBLIC:
-            del fields["part"]
-        if not self.cuda_graphs:
-            del fields["cuda_graphs"]
-        return digest_json(fields)
+        """SHA-256 over all fields but `demonstration`; `part` and `cuda_graphs` count where they are not the usual."""
+        usual = {"part": Part.PUBLIC, "cuda_graphs": False, "demonstration": self.demonstration}
+        return digest_json({name: value for name, value in asdict(self).items() if usual.get(name) != value})
 
     @property
     def circumstances(self) -> str:
         """SHA-256 over what the parts of one track share on one board, but for their steps."""
-        shared = ["benchmark", "track", "decoder", "decoder_layers", "precision", "device", "sandboxed"]
-        shared += ["cuda_graphs"] if self.cuda_graphs else []
-        return digest_json({name: getattr(self, name) for name in shared})
+        shared = ("benchmark", "track", "decoder", "decoder_layers", "precision", "device", "sandboxed")
+        graphs = ("cuda_graphs",) if self.cuda_graphs else ()
+        return digest_json({name: getattr(self, name) for name in (*shared, *graphs)})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the database and the manifest."""
