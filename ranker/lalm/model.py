@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from ranker.config import Recipe
 from ranker.lalm.dropout import Dropout, PaddedDropout
 from ranker.lalm.layouts import Arrangement, arrange
-from ranker.lalm.packed import Dropping, run
+from ranker.lalm.packed import Dropping, Prepared, run
 from ranker.sandbox.base import Features
 from ranker.types import Layout, Precision
 
@@ -144,6 +144,20 @@ class AudioLanguageModel(nn.Module):
             bias="none",
         )
         self.decoder: Any = get_peft_model(decoder, lora)
+        self._prepared: Prepared | None = None
+
+    def train(self, mode: bool = True) -> AudioLanguageModel:
+        """Begin training, or end it, and with it what is only held for it."""
+        if not mode:
+            self._prepared = None
+        return super().train(mode)
+
+    @property
+    def prepared(self) -> Prepared:
+        """The frozen layers as the loss wants them; for the device that the model is on when it is first asked."""
+        if self._prepared is None:
+            self._prepared = Prepared.of(self.decoder)
+        return self._prepared
 
     @property
     def body(self) -> Any:
@@ -221,13 +235,14 @@ class AudioLanguageModel(nn.Module):
         parts = zip(projected.to(text.dtype).split(piece.heard), text.split(piece.read), strict=True)
         hidden = run(
             self.decoder,
+            self.prepared,
             torch.cat([part for pair in parts for part in pair]),  # (T, H)
             lengths=[heard + read for heard, read in zip(piece.heard, piece.read, strict=True)],
             positions=piece.positions,
             wanted=piece.wanted,
             dropping=self.dropping(piece, generator),
         )  # (L, H)
-        logits = self.head(hidden).float()  # (L, V)
+        logits = self.prepared.logits(hidden).float()  # (L, V)
         return functional.cross_entropy(logits, piece.labels, reduction="sum") * piece.share
 
     def forward(self, batch: Sequence[Example]) -> torch.Tensor:
