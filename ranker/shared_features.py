@@ -21,9 +21,8 @@ from ranker.manifest import hardware
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.serving import ServedSandbox
 from ranker.sandbox.witness import Witness
-from ranker.types import Group, digest_json
+from ranker.types import Group, Part, digest_json
 
-_PUBLIC, _HIDDEN = "public", "hidden"
 # What stands between a stored clip and the numbers that come back, beside the encoder.
 _CODE = ("data/audio.py", "data/decoding.py", "data/shards.py", "sandbox/client.py", "sandbox/encoder_server.py")
 
@@ -33,18 +32,21 @@ def shelf_of(
 ) -> Shelf:
     """What the jobs of this submission share in this home, as one attempt sees it.
 
-    A job that asks nothing but public tasks takes nothing over from jobs that ask hidden ones: how much it found, and
-    how soon it was done, is published, and would tell of the hidden clips.
+    A job that asks nothing but public tasks takes nothing over from jobs that ask hidden ones, nor does one that asks
+    both from one that asks hidden ones alone: how much it found, and how soon it was done, is published, and would tell
+    of the hidden clips.
     """
     claim, condition = context.claim, context.claim.condition
     assert condition is not None
-    is_public = all(task.group is Group.PUBLIC for task in part.tasks)
+    circles = ["public", "joined", "hidden"]
+    if condition.part is Part.PUBLIC:
+        circles = circles[: 1 if all(task.group is Group.PUBLIC for task in part.tasks) else 2]
     return Shelf(
         context.home.features / context.submission.id,
         identity=features_identity(context, sandbox, spec),
         maker=f"track {condition.track}, {condition.part} part, seed {claim.seed}, attempt {claim.attempt}",
-        own=_PUBLIC if is_public else _HIDDEN,
-        readable=[_PUBLIC] if is_public else [_PUBLIC, _HIDDEN],
+        own=circles[-1],
+        readable=circles,
         max_bytes=int(context.service.shared_features_gb * 1e9),
         taken_over=encoder.taken_over,
     )

@@ -14,7 +14,8 @@ from tones import write_tones
 
 from ranker.data.shards import index_shard
 from ranker.errors import ParticipantError
-from ranker.lalm.features import Excerpt, FeatureStore, calls, encode_calls
+from ranker.lalm.features import Excerpt, FeatureStore, calls, encode_calls, encode_secretly
+from ranker.lalm.order import SecretOrder
 from ranker.lalm.shelf import Shelf
 from ranker.sandbox.base import Audio, Features
 from ranker.sandbox.witness import Witness
@@ -306,6 +307,30 @@ def test_features_hang_neither_on_the_shelf_nor_on_the_cache(
         assert asked == [len(plan[::2]), len(plan) - len(plan[::2]), 0]
     if bound == 0:
         assert asked[1] == asked[2]
+
+
+def test_a_test_set_of_two_tasks_is_encoded_once(tmp_path: Path, plan: list[tuple[Excerpt, ...]]) -> None:
+    """The second task of a job finds what the first had encoded, whatever secret order each is encoded in."""
+    encoder = Counting()
+    expected = list(encode_calls(tmp_path, Counting(), plan))
+    with shelf(tmp_path) as own:
+        for secret in (b"one", b"two"):
+            found = list(
+                encode_secretly(
+                    tmp_path,
+                    encoder,
+                    plan,
+                    order=SecretOrder(secret=secret),
+                    path=tmp_path / "f",
+                    max_bytes=0,
+                    on_progress=lambda *_: None,
+                    shelf=own,
+                )
+            )
+            for (_, given), (_, wanted) in zip(found, expected, strict=True):
+                assert [each.tobytes() for each in given] == [each.tobytes() for each in wanted]
+        assert own.taken == {"first": 40}
+    assert encoder.calls == len(plan)
 
 
 def test_features_that_another_process_lied_about_are_found(tmp_path: Path, plan: list[tuple[Excerpt, ...]]) -> None:
