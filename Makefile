@@ -25,6 +25,8 @@ ORACLES := mecat axe-playwright-python
 SANDBOX = $(shell $(BIN)/python -m ranker.sandbox.backends)
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
+# Whoever has set this, as many images do: each of the tests' hundreds of processes would compile all of ranker anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long test-postgres test-torch chaos chaos-docker bench bench-quick field lint clean
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -15,6 +16,12 @@ def pytest_configure() -> None:
     start and then interrupt.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # imports make nothing that it could collect, and it would walk through all of them again and again
+
+
+def pytest_collection_finish() -> None:
+    """Everything is imported."""
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

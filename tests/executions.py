@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from homes import new_engine
 from queues import NOW, TEAM, condition
 from ray_cluster import TestCluster, node_folder
 from sqlalchemy import Engine, select
@@ -21,7 +22,7 @@ from sqlalchemy.orm import selectinload
 
 from ranker import queue
 from ranker.db.models import Job, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.executors.base import Executor
 from ranker.executors.local import Local
 from ranker.executors.ray import Ray
@@ -124,7 +125,7 @@ class Place:
 def place(folder: Path, cluster: TestCluster | None) -> Iterator[Place]:
     """A new home below `folder`, on this machine or on a cluster (whose nodes are given PYTHONPATH by this process)."""
     home = Home(root=folder / "home")
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from ranker.config import Recipe
@@ -28,11 +32,17 @@ def tiny_recipe(**changes: object) -> Recipe:
     return Recipe.model_validate(values | changes)
 
 
+@cache
+def _loaded(decoder: str, layers: int | None) -> tuple[Any, Any]:
+    return decoders.load(decoders.locate(decoder), layers)
+
+
 def build(recipe: Recipe, *, feature_dim: int = 8, init_key: str = "key") -> AudioLanguageModel:
-    """A fresh model."""
-    files = decoders.locate(recipe.decoder)
-    network, tokenizer = decoders.load(files, recipe.decoder_layers)
-    return AudioLanguageModel(network, tokenizer, feature_dim=feature_dim, recipe=recipe, init_key=init_key)
+    """A fresh model, of a decoder that is read once: reading takes longer than a dozen steps of training."""
+    network, tokenizer = _loaded(recipe.decoder, recipe.decoder_layers)
+    return AudioLanguageModel(
+        copy.deepcopy(network), tokenizer, feature_dim=feature_dim, recipe=recipe, init_key=init_key
+    )
 
 
 def example(model: AudioLanguageModel, seed: int, *, feature_dim: int = 8) -> Example:

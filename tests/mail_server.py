@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import functools
 import getpass
 import grp
 import imaplib
@@ -27,11 +26,7 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from engine import missing
-from postgres import restored, saved
 
-from ranker.db.place import VARIABLE
-from ranker.db.session import open_database
-from ranker.home import Home
 from ranker.settings import Imap, Smtp
 
 USER = "inbox@example.org"
@@ -357,20 +352,3 @@ def mail(subject: str = "Our submission", body: str = "Hello.", **headers: str) 
         message[name] = value
     message.set_content(body)
     return message.as_bytes()
-
-
-@functools.cache
-def _blank(_server: str | None) -> bytes:
-    """A database as it is before anything has come, migrated once."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Home(root=Path(folder))
-        open_database(home).dispose()
-        return saved(home)
-
-
-def new_home(root: Path) -> Home:
-    """A home with an empty database."""
-    root.mkdir(exist_ok=True)
-    home = Home(root=root)
-    restored(_blank(os.environ.get(VARIABLE)), home).dispose()
-    return home

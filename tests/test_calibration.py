@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from boards import small_board, submissions
+from homes import new_engine
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -24,7 +25,7 @@ from ranker.calibration import Calibration, assess, found, refuse_uncalibrated
 from ranker.cli import main
 from ranker.config import Benchmark, load
 from ranker.db.models import Job, Score, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.errors import ConfigError, UsageError
 from ranker.home import Home
 from ranker.metrics import Pair, evaluate
@@ -59,7 +60,7 @@ def benchmark(tmp_path: Path, *baselines: dict[str, Any], **changes: object) -> 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(Home(root=tmp_path / "home"))
+    engine = new_engine(Home(root=tmp_path / "home"))
     yield engine
     engine.dispose()
 
@@ -341,7 +342,7 @@ def test_the_command_needs_a_home_and_baselines(tmp_path: Path, typed: Callable[
     """Nothing is compared where nothing is configured, and nothing is made where no home is."""
     assert "`ranker ingest FILE.zip` begins" in typed("calibrate", "--benchmark", "mini", code=4)[1]
     assert not (tmp_path / "home").exists()
-    open_database(Home(root=tmp_path / "home")).dispose()
+    new_engine(Home(root=tmp_path / "home")).dispose()
     assert "benchmark field has no `baselines:`" in typed("calibrate", "--benchmark", "field", code=2)[1]
 
 

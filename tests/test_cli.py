@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition, small_board
+from homes import new_engine
 from postgres import EVERYWHERE, sqlite_only
 from rich.cells import cell_len
 from rich.console import Console
@@ -26,7 +27,7 @@ from ranker.board import ranking_json
 from ranker.cli import main, reference, tables
 from ranker.cli.progress import JobDisplay
 from ranker.db.models import Job, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.doctor import Finding, Verdict
 from ranker.errors import (
     InfraError,
@@ -67,7 +68,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def engine(home: Path) -> Iterator[Engine]:
-    engine = open_database(Home(root=home))
+    engine = new_engine(Home(root=home))
     yield engine
     engine.dispose()
 

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pytest
 from boards import condition
+from homes import new_engine
 from postgres import sqlite_only
 from sqlalchemy import Engine, text
 
 from ranker import queue
 from ranker.db.migrate import head_revision
 from ranker.db.models import Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.doctor import CHECKS, Finding, Patient, Verdict, examine, examine_part
 from ranker.events import record
 from ranker.home import Home
@@ -45,8 +46,10 @@ def own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     program(
         monkeypatch, tmp_path / "quiet", "timedatectl", "exit 1"
     )  # whether this machine has a time server is its own matter
+    gc.freeze()  # what is there before the test is not looked through
     yield
     gc.collect()  # those sockets, while their warning is ignored
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
         queue.enqueue(writing, submission_id=TEAM, kind=JobKind.CHECK, condition=None, seed=0, now=NOW)

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from homes import new_engine
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ranker import events
 from ranker.db.models import Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.home import Home
 from ranker.types import Action
 
@@ -23,7 +24,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(Home(root=tmp_path))
+    engine = new_engine(Home(root=tmp_path))
     yield engine
     engine.dispose()
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from homes import new_engine
+from patience import until
 from postgres import sqlite_only
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from ranker import queue
 from ranker.db.models import Job, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.errors import InfraError
 from ranker.executors import base
 from ranker.executors.gpus import Gpu, Memory, driver_gpus, gpus, memory, torch_has_cuda
@@ -36,7 +38,7 @@ TEAM = "a" * 12
 NO_GPUS: tuple[Gpu, ...] = ()
 SERVICE = Service(retry_delay_s=0, infra_attempts=3)
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, threading
 from ranker.errors import InfraError, OrganizerError, ParticipantError
 from ranker.job import JobContext, Outcome
 from ranker.types import JobKind
@@ -58,7 +60,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
     yield engine
@@ -285,7 +287,7 @@ def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Ho
     body = f"""
         if context.claim.attempt == 1 and context.claim.seed == 0:
             (context.home.root / "begun").touch()
-            while True: os.sched_yield()
+            while True: threading.Event().wait(0.02)
         {GOOD}
     """
     worker = command(home, body)
@@ -300,8 +302,7 @@ def test_what_a_killed_run_left_is_finished_by_the_next(engine: Engine, home: Ho
         """
     )
     with subprocess.Popen([sys.executable, "-c", code]) as executor:
-        while not (home.root / "begun").exists():
-            assert executor.poll() is None
+        until((home.root / "begun").exists, process=executor)
         executor.send_signal(signal.SIGKILL)
     run(home, SERVICE, ids, workers=1, command=worker)
     assert [(job.status, job.attempt) for job in jobs(engine)] == [(Status.SUCCEEDED, 2), (Status.SUCCEEDED, 1)]

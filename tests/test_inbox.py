@@ -17,8 +17,9 @@ from typing import Any
 import effort
 import pytest
 import yaml
+from homes import new_home
 from kills import is_killed_at
-from mail_server import PASSWORD, TOKEN, USER, Dovecot, dovecot, mail, new_home
+from mail_server import PASSWORD, TOKEN, USER, Dovecot, dovecot, mail
 from sqlalchemy import select
 
 from ranker.cli import main

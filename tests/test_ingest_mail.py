@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from homes import new_home
 from link_server import LinkServer, link_server, plain, redirect, refusal
-from postgres import restored, saved
 from sqlalchemy import Engine, select
 
 from ranker import queue
@@ -24,7 +24,7 @@ from ranker.db.mail import Delivery, Link, Message
 from ranker.db.models import Job, Submission
 from ranker.db.place import database_url
 from ranker.db.rules import Event, Team, TeamAddress, Verdict
-from ranker.db.session import connect, open_database, session
+from ranker.db.session import connect, session
 from ranker.errors import InfraError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake.receive import MAX_TEAM_LENGTH
@@ -63,22 +63,14 @@ def letter(
     return bytes(message)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    home = Home(root=tmp_path_factory.mktemp("template"))
-    open_database(home).dispose()
-    return saved(home)
-
-
 @pytest.fixture
-def home(tmp_path: Path, template: bytes) -> Home:
-    root = tmp_path / "home"
-    (root / "configs").mkdir(parents=True)
-    restored(template, Home(root=root)).dispose()
-    (root / "configs" / "service.yaml").write_text(
+def home(tmp_path: Path) -> Home:
+    made = new_home(tmp_path / "home")
+    (made.root / "configs").mkdir()
+    (made.root / "configs" / "service.yaml").write_text(
         "links: {allow_http: true}\nprivate_hosts: [127.0.0.1]\nmail: {own_servers: [mx.challenge.example]}\n"
     )
-    return Home(root=root)
+    return made
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from typing import Any
 
 import pypdf
 import pytest
+from homes import new_engine
 from sqlalchemy import Engine, select
 
 from ranker.db.models import Job
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.errors import ParticipantError
 from ranker.home import Home
 from ranker.intake.archive import describe
@@ -76,7 +77,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     yield engine
     engine.dispose()
 

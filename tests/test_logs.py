@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from boards import condition
+from homes import new_engine
 from sqlalchemy import Engine
 
 from ranker import logbook, queue
 from ranker.cli import main
 from ranker.db.models import Job, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.home import Home
 from ranker.job import job_folder
 from ranker.logbook import JobState, Source, Tail
@@ -37,7 +38,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         for key in "ab":
             writing.add(

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from boards import condition
+from homes import new_engine
 from postgres import sqlite_only
 from sqlalchemy import Engine, select
 
@@ -25,7 +26,7 @@ from ranker import mend, queue
 from ranker.cli import main
 from ranker.db.models import Job, Submission
 from ranker.db.rules import Event
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.doctor import Finding, Patient, Verdict, examine_part
 from ranker.doctor.runs import checkpoint_fault
 from ranker.errors import InfraError
@@ -50,8 +51,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 @pytest.fixture(autouse=True)
 def own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("RANKER_CACHE", str(tmp_path / "cache"))
+    gc.freeze()  # what is there before the test is not looked through
     yield
     gc.collect()  # those sockets, while their warning is ignored
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
     """One submission with its ZIP, checked and accepted, and an evaluation that is queued as job 2."""
-    engine = open_database(home)
+    engine = new_engine(home)
     folder = home.submissions / "new"
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "submission.zip", "w") as archive:
@@ -350,7 +353,7 @@ def test_a_grown_log_is_emptied_when_nobody_reads(engine: Engine, home: Home, mo
 # -- what dead workers left running
 
 WORKER = """
-import os, signal, socket, sys
+import os, signal, socket, sys, threading
 from pathlib import Path
 from ranker.sandbox import bubblewrap, orphans
 from ranker.sandbox.environment import Launch
@@ -369,6 +372,7 @@ with make_folder(home) as folder, socket.socket(socket.AF_UNIX) as listener:
     with bubblewrap.Bubblewrap(hidden=home).launch(launch):
         inside = []
         while not inside:
+            threading.Event().wait(0.01)
             for path in Path("/proc").glob("[0-9]*"):
                 try:
                     mark = orphans._mounted(path)

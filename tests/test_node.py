@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from executions import SCRIPT, lives
+from patience import until
 from queues import TEAM, condition
 
 from ranker.digest import file_digest
@@ -187,8 +188,7 @@ def test_an_attempt_that_nobody_listens_to_ends_all_the_same(tmp_path: Path) -> 
     pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
     assert all(map(lives, pids))
     asked.set()  # and nothing is taken from `words` any more
-    while any(map(lives, pids)):
-        pass
+    until(lambda: not any(map(lives, pids)))
     assert "ended itself" in Failure.from_json(list(words)[-1]["failure"]).reasons[0]
 
 

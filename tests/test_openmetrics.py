@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition
+from homes import new_engine
 from postgres import EVERYWHERE
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sqlalchemy import Engine
@@ -22,7 +23,7 @@ from sqlalchemy import Engine
 from ranker import queue
 from ranker.cli.metrics import Server, parsed
 from ranker.db.models import Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.errors import InfraError, UsageError
 from ranker.home import Home
 from ranker.openmetrics import CONTENT_TYPE, Family, Kind, of_machine, of_pages, of_queue, text
@@ -41,7 +42,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
     """Two jobs that run, one that failed by our fault and waits again, one that is queued."""
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         writing.add(
             Submission(id="a" * 12, digest="a" * 64, team=HOSTILE, file_name="x.zip", size_bytes=1, received_at=NOW)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from homes import new_home
 from kills import is_killed_at
-from mail_server import PASSWORD, TOKEN, USER, Postbox, free_port, new_home, smtp_server
+from mail_server import PASSWORD, TOKEN, USER, Postbox, free_port, smtp_server
 from sqlalchemy import Engine, select
 from test_replies import Desk
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from boards import column, condition, small_board
+from homes import new_engine
 from sqlalchemy import Engine
 
 from ranker import overview, queue
 from ranker.board import Board
 from ranker.db.models import Submission
 from ranker.db.rules import Verdict
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.manifest import write_manifest
@@ -35,7 +36,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     yield engine
     engine.dispose()
 

@@ -15,6 +15,7 @@ import full_disk
 import letters
 import pytest
 from effort import count
+from homes import new_home
 from kills import is_killed_at
 from letters import PDF, Case, attached, mixed, part, text, zipped
 from postgres import EVERYWHERE, restored, saved
@@ -22,7 +23,7 @@ from sqlalchemy import Engine, select
 
 from ranker.db.mail import Link, Message
 from ranker.db.place import database_url
-from ranker.db.session import connect, open_database, session
+from ranker.db.session import connect, session
 from ranker.errors import InfraError, RankerError, UsageError
 from ranker.home import Home
 from ranker.intake import post
@@ -45,20 +46,9 @@ TEAM = mixed(
 )
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A home's new database, made once."""
-    home = Home(root=tmp_path_factory.mktemp("blank"))
-    open_database(home).dispose()
-    return saved(home)
-
-
 @pytest.fixture
-def home(tmp_path: Path, blank: bytes) -> Home:
-    made = Home(root=tmp_path / "home")
-    made.root.mkdir()
-    restored(blank, made).dispose()
-    return made
+def home(tmp_path: Path) -> Home:
+    return new_home(tmp_path / "home")
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from homes import new_engine, new_home
 from kills import is_killed_at
-from postgres import restored, saved
 from sqlalchemy import Engine, event, select
 
 from ranker import queue
 from ranker.db.models import Job, Submission
 from ranker.db.place import database_url
-from ranker.db.session import connect, open_database, session
+from ranker.db.session import connect, session
 from ranker.errors import LeaseLostError, ParticipantError, UsageError
 from ranker.home import Home
 from ranker.intake.receive import MAX_TEAM_LENGTH, Received, handed_in, receive, submission_folder, team_name
@@ -33,18 +33,9 @@ def home(tmp_path: Path) -> Home:
     return Home(root=tmp_path / "home")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A new database, made once."""
-    home = Home(root=tmp_path_factory.mktemp("template"))
-    open_database(home).dispose()
-    return saved(home)
-
-
 @pytest.fixture
-def engine(home: Home, template: bytes) -> Iterator[Engine]:
-    home.root.mkdir()
-    engine = restored(template, home)
+def engine(home: Home) -> Iterator[Engine]:
+    engine = new_engine(home)
     yield engine
     engine.dispose()
 
@@ -300,9 +291,7 @@ def test_copying_does_not_hold_the_database(home: Home, engine: Engine, archive:
     assert seen == [True]
 
 
-def test_a_kill_at_any_step_is_completed_by_the_same_call(
-    tmp_path: Path, archive: Path, report: Path, template: bytes
-) -> None:
+def test_a_kill_at_any_step_is_completed_by_the_same_call(tmp_path: Path, archive: Path, report: Path) -> None:
     """SIGKILL before each file operation and around the commit: a second call finds or completes everything, once."""
 
     def attempt(home: Home) -> Callable[[Callable[[], None]], None]:
@@ -316,9 +305,7 @@ def test_a_kill_at_any_step_is_completed_by_the_same_call(
 
     step = 1
     while True:
-        home = Home(root=tmp_path / f"home{step}")
-        home.root.mkdir()
-        restored(template, home).dispose()
+        home = new_home(tmp_path / f"home{step}")
         if not is_killed_at(step, home.root, attempt(home)):
             break
         engine = connect(database_url(home))

@@ -17,9 +17,9 @@ from typing import Any
 
 import effort
 import pytest
+from homes import new_home
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mail_server import new_home
 from sqlalchemy import Engine
 from test_lineup import benchmark, condition
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from boards import condition
 from challenge import CLOSES, EARLY, Book, came, entry
+from homes import new_engine
 from sqlalchemy import Engine, text
 
 from ranker import planning, rules
 from ranker.cli import main
 from ranker.config import Benchmark, load
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.home import Home, asset
 from ranker.queue import claim, enqueue, finish
 from ranker.rules.teams import Delivered
@@ -94,7 +95,7 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]
         assert "Traceback" not in said
         return said
 
-    engine = open_database(Home(root=root))
+    engine = new_engine(Home(root=root))
     found = Place(root=root, engine=engine, type=typed)
     found.configure(RULES)
     yield found

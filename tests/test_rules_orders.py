@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from challenge import ALL_RULES, CLOSES, EARLY, Book, came, decided, entry, ruling, team
 from effort import count
+from homes import new_engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
@@ -18,7 +19,6 @@ from sqlalchemy.orm import Session
 from ranker import events, rules
 from ranker.db.models import Submission
 from ranker.db.rules import Verdict
-from ranker.db.session import open_database
 from ranker.home import Home
 from ranker.rules import SHOWN, registry, sheet, standing
 from ranker.rules.teams import Delivered, Roster
@@ -104,7 +104,7 @@ FACTS = [
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = open_database(Home(root=tmp_path_factory.mktemp("home")))
+    engine = new_engine(Home(root=tmp_path_factory.mktemp("home")))
     yield engine
     engine.dispose()
 

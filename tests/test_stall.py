@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from executions import Place, lives, place
+from patience import until
 
 from ranker import pace
 from ranker.errors import InfraError
@@ -62,8 +63,8 @@ def wait_for_a_beat(here: Place) -> None:
     """Until the heart has looked at the job, and prolonged its lease, after this call."""
     for _ in range(2):
         before = here.jobs()[0].lease_expires_at
-        while here.jobs()[0].lease_expires_at == before:
-            assert here.jobs()[0].status == Status.RUNNING
+        until(lambda before=before: here.jobs()[0].lease_expires_at != before)
+        assert here.jobs()[0].status == Status.RUNNING
 
 
 def test_a_job_that_gets_on_is_never_taken_for_one_that_hangs(here: Place, clock: Clock) -> None:
@@ -97,8 +98,7 @@ def test_a_job_that_shows_nothing_is_given_up_by_its_own_heart(here: Place, cloc
 
     def handler(_: JobContext) -> Outcome:
         clock.at += 100.0
-        while here.jobs()[0].status == Status.RUNNING:
-            pass
+        until(lambda: here.jobs()[0].status != Status.RUNNING)
         return Outcome(result={"late": True})
 
     assert work(here.home, SLOW, None, stop=StopSignal(), handlers={JobKind.EVALUATE: handler}) == EXIT_STOPPED
@@ -227,8 +227,8 @@ def test_a_sandbox_ends_with_its_outermost_process(tmp_path: Path, bubblewrap: B
         with bubblewrap.launch(launch) as child, accept(listener, child, limits, 60) as connection:
             connection.settimeout(60)
             assert child.alive()
-            while len(inside := confined(place)) < 2:
-                assert child.alive()
+            until(lambda: len(confined(place)) >= 2 or not child.alive())
+            inside = confined(place)
             (outermost,) = {parent_of(pid) for pid in inside} - set(inside)
             assert outermost is not None
             assert parent_of(outermost) == os.getpid()

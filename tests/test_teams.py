@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from challenge import came, roster, team
+from homes import new_engine
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from ranker import events
 from ranker.db.models import Submission
-from ranker.db.session import open_database
 from ranker.errors import UsageError
 from ranker.home import Home
 from ranker.rules import registry
@@ -212,7 +212,7 @@ def test_what_is_no_list_of_teams_is_refused(data: bytes, words: str) -> None:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    engine: Engine = open_database(Home(root=tmp_path))
+    engine: Engine = new_engine(Home(root=tmp_path))
     with Session(engine) as opened:
         yield opened
     engine.dispose()

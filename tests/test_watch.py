@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from boards import condition
+from homes import new_engine
 from rich.console import Console
 from rich.live import Live
 from sqlalchemy import Engine, update
@@ -26,7 +28,7 @@ from sqlalchemy import Engine, update
 from ranker import queue
 from ranker.cli.watch import duration, lines, picture
 from ranker.db.models import Job, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.home import Home
 from ranker.job import JobContext, Outcome
 from ranker.pace import Gauges, Pace, device_of
@@ -48,7 +50,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         writing.add(
             Submission(id="a" * 12, digest="a" * 64, team=HOSTILE, file_name="x.zip", size_bytes=1, received_at=NOW)
@@ -241,6 +243,7 @@ def test_a_worker_tells_all_of_it(engine: Engine, home: Home) -> None:
             context.report(Progress(stage=Stage.ENCODE, done=done, total=10**9))
             with session(engine, read_only=True) as reading:
                 found.append(look(reading, now=datetime.now(UTC), lease_s=2))
+            threading.Event().wait(0.01)
         return Outcome(result={})
 
     work(home, Service(lease_s=2), None, stop=StopSignal(), handlers={JobKind.CHECK: handler})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from homes import new_engine
+from patience import until
 from sqlalchemy import Engine, select
 
 from ranker import queue
 from ranker.db.models import Job, Score, Submission
-from ranker.db.session import open_database, session
+from ranker.db.session import session
 from ranker.errors import (
     ConfigError,
     InfraError,
@@ -50,7 +53,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def engine(home: Home) -> Iterator[Engine]:
-    engine = open_database(home)
+    engine = new_engine(home)
     with session(engine) as writing:
         writing.add(Submission(id=TEAM, digest="a" * 64, team="team", file_name="x.zip", size_bytes=1, received_at=NOW))
     yield engine
@@ -192,6 +195,7 @@ def test_a_handler_that_lost_its_job_is_stopped(engine: Engine, home: Home) -> N
             queue.cancel(writing, job_id=1, now=NOW)
         while True:  # ends at the first beat after the cancellation
             context.report(Progress(stage=Stage.TRAIN))
+            threading.Event().wait(0.01)
 
     assert do(home, handler, Service(lease_s=0.2)) == EXIT_DONE
     assert job(engine).status == Status.CANCELLED
@@ -221,8 +225,7 @@ def test_progress_and_lease_are_written_while_the_handler_works(engine: Engine, 
         first = job(engine).lease_expires_at
         context.report(Progress(stage=Stage.TRAIN, done=1, total=3))
         context.report(Progress(stage=Stage.TRAIN, done=2, total=3))
-        while job(engine).progress is None or job(engine).lease_expires_at == first:
-            pass
+        until(lambda: job(engine).progress is not None and job(engine).lease_expires_at != first)
         return Outcome(result=dict(job(engine).progress or {}))
 
     assert do(home, handler, Service(lease_s=2)) == EXIT_DONE
@@ -239,7 +242,7 @@ def test_no_blame_is_left_open() -> None:
 
 
 WORKER_SCRIPT = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 from ranker.job import JobContext, Outcome
 from ranker.types import JobKind, Progress, Stage
@@ -252,7 +255,7 @@ if __name__ == "__main__":
     sys.exit(main(handlers={{JobKind.CHECK: handler}}))
 """
 ANNOUNCE = "(context.home.root / 'begun').write_text(str(os.getpid()))\n"
-HANG = ANNOUNCE + "while True: os.sched_yield()"
+HANG = ANNOUNCE + "while True: threading.Event().wait(0.02)"
 
 
 def worker_script(folder: Path, body: str) -> Path:
@@ -269,8 +272,7 @@ def started(home: Home, body: str, *arguments: str) -> Iterator[subprocess.Popen
     command += ["--service", SERVICE.model_dump_json()]
     with subprocess.Popen(command) as process:
         try:
-            while not (home.root / "begun").exists():
-                assert process.poll() is None, "the worker ended before its handler began"
+            until((home.root / "begun").exists, process=process)
             yield process
         finally:
             process.kill()
@@ -326,7 +328,7 @@ def test_a_signal_gives_the_job_back(engine: Engine, home: Home, how: signal.Sig
         f"""
         try:
             {ANNOUNCE.strip()}
-            while True: os.sched_yield()
+            while True: threading.Event().wait(0.02)
         finally:
             (context.home.root / "cleaned").touch()
         """
@@ -346,7 +348,7 @@ def test_a_second_signal_does_not_break_the_clean_up(engine: Engine, home: Home)
         f"""
         try:
             {ANNOUNCE.strip()}
-            while True: os.sched_yield()
+            while True: threading.Event().wait(0.02)
         finally:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -371,7 +373,7 @@ def test_a_cancelled_job_stops_though_it_never_reports(engine: Engine, home: Hom
             return Outcome(result={{"pid": os.getpid()}})
         try:
             {ANNOUNCE.strip()}
-            while True: os.sched_yield()
+            while True: threading.Event().wait(0.02)
         finally:
             (context.home.root / "cleaned").touch()
         """
@@ -397,7 +399,7 @@ def test_a_process_that_cannot_leave_a_cancelled_job_ends_itself(engine: Engine,
         {ANNOUNCE.strip()}
         while True:
             try:
-                while True: os.sched_yield()
+                while True: threading.Event().wait(0.02)
             except KeyboardInterrupt:
                 (context.home.root / "deaf").touch()
         """
@@ -427,6 +429,7 @@ def test_a_job_that_is_asked_back_rests_where_it_loses_nothing(engine: Engine, h
         while len(said) == 1:
             context.report(Progress(stage=Stage.TRAIN))
             context.rest()
+            threading.Event().wait(0.01)
         return Outcome(result={})
 
     stop = StopSignal()
@@ -458,13 +461,11 @@ def test_a_worker_ends_with_its_parent(engine: Engine, home: Home) -> None:
     )
     command = [sys.executable, str(script), "--home", str(home.root), "--service", SERVICE.model_dump_json()]
     with subprocess.Popen([sys.executable, "-c", parent, json.dumps(command)]) as process:
-        while not (home.root / "begun").exists() or job(engine).worker is None:
-            assert process.poll() is None
+        until(lambda: (home.root / "begun").exists() and job(engine).worker is not None, process=process)
         worker = job(engine).worker
         assert worker is not None
         process.kill()
-    while not queue.is_dead_here(worker):
-        pass
+    until(lambda: queue.is_dead_here(worker))
     assert job(engine).status == Status.QUEUED
 
 
