@@ -54,7 +54,9 @@ class Kind:
 
 
 KINDS = (
-    Kind(name="classes", clips=24, shortest_s=1.5, longest_s=2.5, references=1, batch_size=4, tokens=3),
+    Kind(
+        name="classes", clips=24, shortest_s=1.5, longest_s=2.5, references=1, batch_size=4, tokens=3, max_new_tokens=3
+    ),
     Kind(name="words", clips=32, shortest_s=2.0, longest_s=6.0, references=1, batch_size=16, tokens=30),
     Kind(name="captions", clips=4, shortest_s=6.0, longest_s=10.0, references=5, batch_size=16, tokens=15),
 )  # fmt: skip
@@ -102,17 +104,32 @@ class Ours:
         ).eval()
         talk(self.model.decoder, self.model.projector)
         self.merged = MergedDecoder(self.model, self.recipe)
+        self.spent: dict[str, float] = {}
+        self.merged.prefill = self._timed(self.merged.prefill, "reading_s")  # type: ignore[method-assign]
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        """The function; what it takes is added to `spent`."""
+
+        def timed(*args: Any) -> Any:
+            started = time.perf_counter()
+            found = function(*args)
+            self.spent[part] += time.perf_counter() - started
+            return found
+
+        return timed
 
     def ask(self, work: Work) -> list[list[list[int]]]:
         """Each clip's one answer, once per reference."""
         from ranker.lalm.generate import answered
 
         self.model.eos_id = work.eos_id
-        self.model.tokenize = lambda _: work.prompt  # type: ignore[method-assign]
+        self.model.tokenize = lambda text: work.prompt  # type: ignore[method-assign]  # noqa: ARG005
         order = sorted(range(len(work.audio)), key=lambda clip: -len(work.audio[clip]))
+        self.spent = dict.fromkeys(("encoding_s", "reading_s"), 0.0)
+        encode = self._timed(self.encoder, "encoding_s")
         with torch.inference_mode():
             # One clip a call: clips of random lengths share none.
-            clips = ((clip, self.encoder(work.audio[clip][None])[0][0].numpy()) for clip in order)
+            clips = ((clip, encode(work.audio[clip][None])[0][0].numpy()) for clip in order)
             asked = {"prompt": "", "max_new_tokens": work.max_new_tokens, "recipe": self.recipe}
             found = dict(answered(self.merged, clips, count=len(order), **asked))  # type: ignore[arg-type]
         return [[found[clip]] * work.references for clip in range(len(work.audio))]
@@ -162,6 +179,8 @@ def serve(options: argparse.Namespace) -> None:
             took, spent = time.perf_counter() - started, time.process_time() - spent
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
             answer = {"seconds": took, "processor_s": spent, "peak_gb": peak, "answers": [each[0] for each in found]}
+            if options.side in ours:
+                answer |= side.spent
         out.write(json.dumps(answer) + "\n")
         out.flush()
 
@@ -251,10 +270,74 @@ def words(values: Sequence[float]) -> str:
     return f"**{median(values):.1f}** ({min(values):.1f} to {max(values):.1f})"
 
 
+def asked_table(rounds: Sequence[Round], scale: float) -> list[str]:
+    """What the tasks are."""
+    lines = [
+        "| task | clips | references | seconds of audio | answer (tokens: mean, longest) | batch there |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in KINDS:
+        work = work_of(kind, scale, 0)
+        lengths = [len(answer) for answer in rounds[0][kind.name][RANKER]["answers"]]
+        lines.append(
+            f"| {kind.name} | {len(work.audio)} | {kind.references} | {sum(map(len, work.audio)) / 16_000:.0f} | "
+            f"{sum(lengths) / len(lengths):.1f}, {max(lengths)} | {kind.batch_size} |"
+        )
+    return lines
+
+
+def ratio_table(rounds: Sequence[Round], slow: Sequence[str]) -> list[str]:
+    """How many times as long the slow sides take."""
+    pairs = [(one, fast) for one in slow for fast in (RANKER, RANKER_BF16)]
+    lines = [f"| task | {' | '.join(f'{one} / {fast}' for one, fast in pairs)} |", f"| --- |{' ---: |' * len(pairs)}"]
+    for name in (*(kind.name for kind in KINDS), None):
+        cells = [words(ratios(rounds, name, one, fast)) for one, fast in pairs]
+        lines.append(f"| {name or 'all'} | {' | '.join(cells)} |")
+    cells = [words(ratios(rounds, None, one, fast, "processor_s")) for one, fast in pairs]
+    return [*lines, f"| all, by processor time | {' | '.join(cells)} |"]
+
+
+def rate_table(rounds: Sequence[Round], sides: Sequence[str]) -> list[str]:
+    """Clips per second and memory."""
+    lines = ["| side | clips per second, all tasks (median) | peak memory (GB) |", "| --- | ---: | ---: |"]
+    for side in sides:
+        clips = sum(len(did[side]["answers"]) for did in rounds[0].values())
+        rate = median(clips / sum(did[side]["seconds"] for did in each.values()) for each in rounds)
+        peak = max(did[side]["peak_gb"] for each in rounds for did in each.values())
+        lines.append(f"| {side} | {rate:.2f} | {peak:.1f} |")
+    return lines
+
+
+def share_table(rounds: Sequence[Round]) -> list[str]:
+    """Where ranker's time goes."""
+    lines = ["| task | ranker: encoding | reading | ranker, bf16: encoding | reading |", "| --- |" + " ---: |" * 4]
+    for kind in KINDS:
+        cells = [
+            f"{median(each[kind.name][side][part] / each[kind.name][side]['seconds'] for each in rounds):.0%}"
+            for side in (RANKER, RANKER_BF16)
+            for part in ("encoding_s", "reading_s")
+        ]
+        lines.append(f"| {kind.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def equal_table(rounds: Sequence[Round], others: Sequence[str]) -> list[str]:
+    """How many answers are the same."""
+    lines = [f"| task | {' | '.join(others)} |", f"| --- |{' ---: |' * len(others)}"]
+    for kind in KINDS:
+        found: Mapping[str, tuple[int, int]] = {side: equal(rounds, kind.name, RANKER, side) for side in others}
+        lines.append(f"| {kind.name} | {' | '.join(f'{same} of {clips}' for same, clips in found.values())} |")
+    return lines
+
+
 def report(options: argparse.Namespace, rounds: Sequence[Round], load: float) -> str:
     """The page."""
     sides = list(rounds[0][KINDS[0].name])
     slow = [side for side in sides if side in {REFERENCE, PEER}]
+    close = ""
+    if options.peer:
+        times = median(ratios(rounds, None, REFERENCE, PEER))
+        close = f"The reference loop takes {times:.2f} times as long as XARES-LLM's own model (median)."
     lines = [
         "# Answers beside XARES-LLM's",
         "",
@@ -265,39 +348,24 @@ def report(options: argparse.Namespace, rounds: Sequence[Round], load: float) ->
         f"{options.layers} layers, random adapters) are the "
         "same on all sides; so are clips, prompts and caps. Reading audio and starting programs are left out.",
         "",
-        "| task | clips | references | seconds of audio | answer (tokens: mean, longest) | batch there |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *asked_table(rounds, options.scale),
+        "",
+        "How many times as long the others take, median of the rounds (smallest to largest):",
+        "",
+        *ratio_table(rounds, slow),
+        "",
+        close,
+        "",
+        *rate_table(rounds, sides),
+        "",
+        "What of ranker's time its encoder takes, and the reading of frames and prompts (median):",
+        "",
+        *share_table(rounds),
+        "",
+        "Clips whose answers have the same tokens as ranker's in float32 (there the encoder sees padded batches):",
+        "",
+        *equal_table(rounds, [side for side in sides if side != RANKER]),
     ]
-    for kind in KINDS:
-        work = work_of(kind, options.scale, 0)
-        lengths = [len(answer) for answer in rounds[0][kind.name][RANKER]["answers"]]
-        lines.append(
-            f"| {kind.name} | {len(work.audio)} | {kind.references} | {sum(map(len, work.audio)) / 16_000:.0f} | "
-            f"{sum(lengths) / len(lengths):.1f}, {max(lengths)} | {kind.batch_size} |"
-        )
-    lines += ["", "How many times as long the others take, median of the rounds (smallest to largest):", ""]
-    heads = [f"{one} / {fast}" for one in slow for fast in (RANKER, RANKER_BF16)]
-    lines += [f"| task | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
-    for name in (*(kind.name for kind in KINDS), None):
-        cells = [words(ratios(rounds, name, one, fast)) for one in slow for fast in (RANKER, RANKER_BF16)]
-        lines.append(f"| {name or 'all'} | {' | '.join(cells)} |")
-    cells = [words(ratios(rounds, None, one, fast, "processor_s")) for one in slow for fast in (RANKER, RANKER_BF16)]
-    lines.append(f"| all, by processor time | {' | '.join(cells)} |")
-    if options.peer:
-        close = median(ratios(rounds, None, REFERENCE, PEER))
-        lines += ["", f"The reference loop takes {close:.2f} times as long as XARES-LLM's own model (median)."]
-    lines += ["", "| side | clips per second, all tasks (median) | peak memory (GB) |", "| --- | ---: | ---: |"]
-    for side in sides:
-        clips = sum(len(did[side]["answers"]) for did in rounds[0].values())
-        rate = median(clips / sum(did[side]["seconds"] for did in each.values()) for each in rounds)
-        peak = max(did[side]["peak_gb"] for each in rounds for did in each.values())
-        lines.append(f"| {side} | {rate:.2f} | {peak:.1f} |")
-    lines += ["", "Clips whose answers have the same tokens as ranker's in float32:", ""]
-    others = [side for side in sides if side != RANKER]
-    lines += [f"| task | {' | '.join(others)} |", f"| --- |{' ---: |' * len(others)}"]
-    for kind in KINDS:
-        found: Mapping[str, tuple[int, int]] = {side: equal(rounds, kind.name, RANKER, side) for side in others}
-        lines.append(f"| {kind.name} | {' | '.join(f'{same} of {clips}' for same, clips in found.values())} |")
     return "\n".join(lines) + "\n"
 
 

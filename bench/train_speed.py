@@ -173,16 +173,18 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 def operations(batches: Sequence[Sequence[Clip]], layers: int) -> float:
     """What a round of ranker's cannot do without: products with the decoder's frozen weights, forward and for the
-    gradient of their inputs, and attention, in operations (a product and a sum are two).
+    gradient of their inputs, and attention, in operations (a product and a sum are two). Of the last block, all
+    positions need keys and values only.
     """
-    block = 576 * (576 + 192 + 192 + 576) + 3 * 576 * 1536
+    keys, block = 576 * (192 + 192), 576 * (576 + 192 + 192 + 576) + 3 * 576 * 1536
     total = 0.0
     for clip in (clip for batch in batches for clip in batch):
-        tokens = len(clip.audio) / 640 + len(clip.prompt) + len(clip.target)
-        total += layers * (
-            4 * tokens * block + 7 * tokens**2 * 576
-        )  # causal: 2 products forward, 5 backward, half each
-        total += 4 * len(clip.target) * 576 * 49_152
+        labels = len(clip.target)
+        tokens = len(clip.audio) / 640 + len(clip.prompt) + labels
+        # Attention is causal: two products forward and five backward, half of each.
+        total += (layers - 1) * (4 * tokens * block + 7 * tokens**2 * 576)
+        total += 4 * tokens * keys + 4 * labels * (block - keys) + 14 * labels * tokens * 576
+        total += 4 * labels * 576 * 49_152
     return total
 
 
@@ -337,18 +339,86 @@ def words(values: Sequence[float]) -> str:
     return f"**{median(values):.2f}** ({min(values):.2f} to {max(values):.2f})"
 
 
+def ratios(rounds: Sequence[Round], slow: str, fast: str, clock: str = "seconds") -> list[float]:
+    """How many times as long the slow side took as the fast one, in each round."""
+    return [each[slow][clock] / each[fast][clock] for each in rounds]
+
+
+def speed_table(rounds: Sequence[Round], peaks: dict[str, float], *, clips: int, longest_s: float) -> list[str]:
+    """Samples per second, processor time and memory of each side."""
+    lines = [
+        "| side | samples per second | processor seconds per sample | peak memory, "
+        f"{BATCH} clips of {longest_s:g} s (GB) |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name in rounds[0]:
+        rates = [clips / each[name]["seconds"] for each in rounds]
+        spent = [each[name]["processor_s"] / clips for each in rounds]
+        lines.append(f"| {name} | {words(rates)} | {words(spent)} | {peaks.get(name, math.nan):.1f} |")
+    return lines
+
+
+def ratio_table(rounds: Sequence[Round], peaks: dict[str, float]) -> list[str]:
+    """How much longer the others take, and ranker's share of their memory."""
+    ours = (RANKER, RANKER_BF16)
+    lines = ["| | ranker | ranker, bf16 |", "| --- | ---: | ---: |"]
+
+    def line(what: str, cells: Sequence[str]) -> None:
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+
+    for name in (each for each in rounds[0] if each not in ours):
+        line(f"{name} takes times as long", [words(ratios(rounds, name, fast)) for fast in ours])
+        line("the same in processor time", [words(ratios(rounds, name, fast, "processor_s")) for fast in ours])
+        alone = [
+            [(each[name]["seconds"] - each[name]["encoder_s"]) / each[fast]["seconds"] for each in rounds]
+            for fast in ours
+        ]
+        line("the same without its encoder's time", [words(each) for each in alone])
+        if peaks:
+            line(f"peak memory, share of {name}'s", [f"{peaks[fast] / peaks[name]:.2f}" for fast in ours])
+    return lines
+
+
+def rate_table(rounds: Sequence[Round], ready: Round, needed: float) -> list[str]:
+    """What of the processor's rate is reached, where `needed` operations are done in a round."""
+    lines = [
+        "| | matrix rate, GFLOP/s | of it reached in steps | waited for a batch |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name in (RANKER, RANKER_BF16):
+        rate = ready[name]["matrix_gflops"]
+        reached = median(needed / each[name]["seconds"] / 1e9 / rate for each in rounds)
+        waited = median(each[name]["waited_s"] / each[name]["seconds"] for each in rounds)
+        lines.append(f"| {name} | {rate:.0f} | {reached:.0%} | {waited:.2%} |")
+    return lines
+
+
+def profile_table(profiles: Round) -> list[str]:
+    """Where ranker's time goes."""
+    lines = ["| | " + " | ".join(profiles) + " |", "| --- |" + " ---: |" * len(profiles)]
+    for kind in [*KINDS, "all else"]:
+        cells = [f"{found.get(kind, 0):.0%}" for found in profiles.values()]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return lines
+
+
 def report(
     options: argparse.Namespace, measured: tuple[list[Round], Round, Round], peaks: dict[str, float], load: float
 ) -> str:
     """The page."""
     rounds, ready, profiles = measured
-    sides, batches = list(rounds[0]), work("mixed", options.longest_s)
+    batches = work("mixed", options.longest_s)
     clips = [clip for batch in batches for clip in batch]
     seconds = [len(clip.audio) / 16_000 for clip in clips]
-
-    def ratio(slow: str, fast: str, clock: str = "seconds") -> list[float]:
-        return [each[slow][clock] / each[fast][clock] for each in rounds]
-
+    close = ""
+    if options.peer:
+        close = (
+            f"The reference loop takes {words(ratios(rounds, REFERENCE, PEER))} times as long as XARES-LLM's own model."
+        )
+    apart = [
+        abs(a - b) for each in rounds for a, b in zip(each[RANKER]["losses"], each[RANKER_BF16]["losses"], strict=True)
+    ]
+    encode_s, step_s = ready[RANKER]["encode_s"], median(each[RANKER]["seconds"] for each in rounds)
     lines = [
         "# Training beside XARES-LLM's",
         "",
@@ -359,51 +429,13 @@ def report(
         f"Encoder: random weights, 87 M parameters, 25 frames/s. Decoder: the stand-in, {options.layers} layers. LoRA "
         "dropout 0.1 on all sides. Medians of the rounds (smallest to largest).",
         "",
-        "| side | samples per second | processor seconds per sample | peak memory, "
-        f"{BATCH} clips of {options.longest_s:g} s (GB) |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name in sides:
-        rates = [len(clips) / each[name]["seconds"] for each in rounds]
-        spent = [each[name]["processor_s"] / len(clips) for each in rounds]
-        lines.append(f"| {name} | {words(rates)} | {words(spent)} | {peaks.get(name, math.nan):.1f} |")
-    slow = [name for name in sides if name in {REFERENCE, PEER}]
-    lines += ["", "| | ranker | ranker, bf16 |", "| --- | ---: | ---: |"]
-    for name in slow:
-        lines.append(
-            f"| {name} takes times as long | {words(ratio(name, RANKER))} | {words(ratio(name, RANKER_BF16))} |"
-        )
-        cells = [words(ratio(name, fast, "processor_s")) for fast in (RANKER, RANKER_BF16)]
-        lines.append(f"| the same in processor time | {' | '.join(cells)} |")
-        alone = [
-            words([(each[name]["seconds"] - each[name]["encoder_s"]) / each[fast]["seconds"] for each in rounds])
-            for fast in (RANKER, RANKER_BF16)
-        ]
-        lines.append(f"| the same without its encoder's time | {' | '.join(alone)} |")
-        if peaks:
-            parts = [f"{peaks[fast] / peaks[name]:.2f}" for fast in (RANKER, RANKER_BF16)]
-            lines.append(f"| peak memory, share of {name}'s | {' | '.join(parts)} |")
-    if options.peer:
-        lines += [
-            "",
-            f"The reference loop takes {words(ratio(REFERENCE, PEER))} times as long as XARES-LLM's own model.",
-        ]
-    needed = operations(batches, options.layers)
-    lines += [
+        *speed_table(rounds, peaks, clips=len(clips), longest_s=options.longest_s),
         "",
-        "| | matrix rate, GFLOP/s | of it reached in steps | waited for a batch |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name in (RANKER, RANKER_BF16):
-        rate = ready[name]["matrix_gflops"]
-        reached = median(needed / each[name]["seconds"] / 1e9 / rate for each in rounds)
-        waited = median(each[name]["waited_s"] / each[name]["seconds"] for each in rounds)
-        lines.append(f"| {name} | {rate:.0f} | {reached:.0%} | {waited:.2%} |")
-    encode_s, step_s = ready[RANKER]["encode_s"], median(each[RANKER]["seconds"] for each in rounds)
-    apart = [
-        abs(a - b) for each in rounds for a, b in zip(each[RANKER]["losses"], each[RANKER_BF16]["losses"], strict=True)
-    ]
-    lines += [
+        *ratio_table(rounds, peaks),
+        "",
+        close,
+        "",
+        *rate_table(rounds, ready, operations(batches, options.layers)),
         "",
         f"Encoding the {len(clips)} clips once, one by one, took ranker {encode_s:.1f} s, beside {step_s:.1f} s for "
         "training on each of them once: what the cache saves grows with the visits to a clip. The same steps, weights "
@@ -412,11 +444,8 @@ def report(
         "",
         "Where ranker's time goes (share of the profiled time):",
         "",
-        "| | " + " | ".join(profiles) + " |",
-        "| --- |" + " ---: |" * len(profiles),
+        *profile_table(profiles),
     ]
-    for kind in [*KINDS, "all else"]:
-        lines.append(f"| {kind} | " + " | ".join(f"{found.get(kind, 0):.0%}" for found in profiles.values()) + " |")
     return "\n".join(lines) + "\n"
 
 
