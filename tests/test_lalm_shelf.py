@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import full_disk
@@ -219,6 +222,45 @@ def test_all_submissions_together_keep_to_the_bound_and_the_oldest_goes_first(tm
         assert taken.places[0].read(DIM).tobytes() == features(1)[0].tobytes()
     assert fill(tmp_path, [], max_bytes=0) == 0
     assert files(tmp_path) == []
+
+
+def test_four_processes_at_once_never_pass_the_bound_nor_read_what_is_not_whole(tmp_path: Path) -> None:
+    """Two submissions, two attempts each, write, look and take as fast as they can, where there is room for a third of
+    it; each is killed in the middle of that.
+    """
+    bound, children = 4_000, []
+
+    def written() -> int:
+        return sum(len(found(tmp_path, range(50), submission=f"s{each}")) for each in range(2))
+
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                with shelf(tmp_path, submission=f"s{child % 2}", max_bytes=bound) as own:
+                    for key in range(10**6):
+                        own.put(name(key % 50), features(key % 50))
+                        if key % 20 == 0:
+                            own.look_again()
+                        if (taken := own.take(name((key * 7) % 50), DIM)) is not None:
+                            assert taken.features[0].tobytes() == features((key * 7) % 50)[0].tobytes()
+            except BaseException:  # noqa: BLE001  nothing of the child may return into the test
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        children.append(pid)
+    sizes = []
+    while len(sizes) < 300 or (written() <= 10 and len(sizes) < 100_000):
+        with suppress(FileNotFoundError):  # one that was removed while they were counted
+            sizes.append(size(tmp_path))
+    for pid in children:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "a process ended by itself"
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert 0 < max(sizes) <= bound
+    assert size(tmp_path) <= bound
+    assert written() > 10
 
 
 def test_zero_bytes_make_no_folder(tmp_path: Path) -> None:
