@@ -28,7 +28,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 1)
 # Whoever has set this, as many images do: each of the tests' hundreds of processes would compile all of ranker anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-postgres test-torch chaos chaos-docker bench bench-quick field lint clean
+.PHONY: demo test test-long test-postgres test-torch chaos chaos-docker bench bench-quick field types suite clean
 
 demo: .make/demo-installed
 	$(BIN)/ranker data build mini
@@ -42,10 +42,16 @@ demo: .make/demo-installed
 	$(BIN)/ranker rank
 	$(BIN)/ranker publish --predictions
 
+# Types are checked beside the tests: mypy takes one core, and only for a while.
 test: .make/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs 2 types suite
+
+types:
 	$(BIN)/mypy
+
+suite:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-long: .make/test-installed

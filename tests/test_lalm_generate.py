@@ -307,7 +307,7 @@ def test_an_answer_ends_at_eos() -> None:
     taught = lalm.build(recipe)
     optimizer = torch.optim.Adam([weight for weight in taught.parameters() if weight.requires_grad], lr=1e-2)
     sample = lalm.example(taught, 1)
-    for _ in range(70):
+    for _ in range(20):
         taught([sample]).backward()
         optimizer.step()
         optimizer.zero_grad()
