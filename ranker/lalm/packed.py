@@ -3,15 +3,14 @@
 All sequences of a batch stand one after another in one matrix; linear layers see no boundary between them, attention
 stays within each, and each token has the position that its layout gives it. Forward and backward of what lies between
 two attentions are written out, so that of each layer only what its backward needs is kept: what is cheap is computed
-again (norms, activations), and dropout is kept as bytes. On a CPU that happens for some rows at a time, so that what is
-made of them is still in its cache when it is used. The adapters' weights stay peft's own parameters.
+again (norms, activations), and dropout is kept as bytes. The adapters' weights stay peft's own parameters.
 
 Not covered: biases, and anything but a Llama with peft's LoRA on all seven linear layers of its blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,9 +23,6 @@ from ranker.lalm.frozen import Frozen, product
 
 Grads = tuple[torch.Tensor | None, ...]
 Masks = Sequence[torch.Tensor | None]
-
-# Rows that go through half a block together on a CPU: enough for products at full speed, few enough for a cache.
-ROWS = 256
 
 
 class Dropping(Protocol):
@@ -51,42 +47,32 @@ class Places(Protocol):
 
 
 class Adapted:
-    """A frozen linear layer and its adapter a (R, I), b (O, R), for one pass over the rows.
-
-    The adapter enters in the dtype of the layer; `sums` are the gradients of a and b, in float32.
-    """
+    """A frozen linear layer and its adapter a (R, I), b (O, R), which enters in the dtype of the layer."""
 
     def __init__(self, frozen: Frozen, a: torch.Tensor, b: torch.Tensor, *, scale: float, dtype: torch.dtype) -> None:
         self._frozen = frozen
         self._scale = scale
         self._a = a.to(dtype)
         self._b = b.to(dtype) * scale
-        self._a_turned, self._b_turned = self._a.T.contiguous(), self._b.T.contiguous()
-        self._of_a, self._of_b = (torch.zeros(each.T.shape, dtype=torch.float32, device=a.device) for each in (a.T, b))
-
-    @property
-    def sums(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `backward` found so far."""
-        return self._of_a, self._of_b.T
 
     def apply(self, x: torch.Tensor, kept: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """What the layer makes of x (T, I): (T, O); and the bottleneck (T, R)."""
         bottleneck = product(x if kept is None else x * kept, self._a)
-        return self._frozen.apply(x).addmm_(bottleneck, self._b_turned), bottleneck
+        return self._frozen.apply(x).addmm_(bottleneck, self._b.T.contiguous()), bottleneck
 
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, bottleneck: torch.Tensor, kept: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The gradient of x (T, I) from that of the output (T, O); those of a and b are added to the sums."""
-        of_bottleneck = product(grad, self._b_turned)  # (T, R)
-        self._of_b.add_(product(bottleneck.T.contiguous(), grad.T), alpha=self._scale)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of x, a and b from that of the output (T, O); the adapter's in float32."""
+        of_bottleneck = product(grad, self._b.T.contiguous())  # (T, R)
+        of_b = product(bottleneck.T.contiguous(), grad.T).float().mul_(self._scale).T
         of_x = self._frozen.back(grad)
+        turned = of_bottleneck.T.contiguous()
         if kept is None:
-            self._of_a.add_(product(of_bottleneck.T.contiguous(), x.T))
-            return of_x.addmm_(of_bottleneck, self._a)
+            return of_x.addmm_(of_bottleneck, self._a), product(turned, x.T).float(), of_b
         factor = kept.to(x.dtype)
-        self._of_a.add_(product(of_bottleneck.T.contiguous(), (x * factor).T))
-        return of_x.addcmul_(product(of_bottleneck, self._a_turned), factor)
+        of_a = product(turned, (x * factor).T).float()
+        return of_x.addcmul_(product(of_bottleneck, self._a.T.contiguous()), factor), of_a, of_b
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +99,14 @@ class Norm:
         return scaled.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: torch.Tensor) -> None:
-    """Rotary embedding (Su et al. 2021) in halves: x (T, heads, 2 E) to `turned`; cos and sin (T, 1, E)."""
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding (Su et al. 2021) in halves: x (T, heads, 2 E), cos and sin (T, 1, E)."""
     first, second = x.chunk(2, -1)
+    turned = torch.empty_like(x)
     left, right = turned.chunk(2, -1)
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return turned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,22 +148,6 @@ class _Pass:
     kept: Masks
     turn: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def rows(self, x: torch.Tensor) -> Iterator[slice]:
-        """Which rows of x go together."""
-        parts = round(len(x) / ROWS) if x.device.type == "cpu" else 1
-        step = max(1, -(-len(x) // max(1, parts)))  # as evenly as it can be
-        for start in range(0, len(x), step):
-            yield slice(start, start + step)
-
-    def turned(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of these rows."""
-        assert self.turn is not None
-        return self.turn[0][rows], self.turn[1][rows]
-
-    def masks(self, rows: slice) -> Masks:
-        """Those of these rows, of each layer."""
-        return [None if mask is None else mask[rows] for mask in self.kept]
-
     def adapted(self, layers: Sequence[Frozen], adapters: Sequence[torch.Tensor], dtype: torch.dtype) -> list[Adapted]:
         """The layers with `adapters` (a, b, a, b, ...)."""
         return [
@@ -184,54 +156,38 @@ class _Pass:
         ]
 
 
-def _sums(layers: Sequence[Adapted]) -> list[torch.Tensor]:
-    return [each for layer in layers for each in layer.sums]
-
-
 class _BeforeAttention(torch.autograd.Function):
     """x (T, H) to turned queries, turned keys and values, each (T, heads, E)."""
 
     @staticmethod
     def forward(ctx: Any, this: _Pass, x: torch.Tensor, *adapters: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        norm, head_dim = this.block.norm, this.block.head_dim
         layers = this.adapted(this.block.before, adapters, x.dtype)
-        made = [x.new_empty(len(x), len(b) // head_dim, head_dim) for b in adapters[1::2]]
-        ctx.this, ctx.made = this, []
-        for rows in this.rows(x):
-            normed, inverse = norm.apply(x[rows])
-            found = [layer.apply(normed, mask) for layer, mask in zip(layers, this.masks(rows), strict=True)]
-            query, key, value = (out.view(len(out), -1, head_dim) for out, _ in found)
-            _turn(query, *this.turned(rows), made[0][rows])
-            _turn(key, *this.turned(rows), made[1][rows])
-            made[2][rows] = value
-            ctx.made.append((inverse, [bottleneck for _, bottleneck in found]))
-        ctx.save_for_backward(x, *adapters)
-        return tuple(made)
+        normed, inverse = this.block.norm.apply(x)
+        made = [layer.apply(normed, kept) for layer, kept in zip(layers, this.kept, strict=True)]
+        ctx.this, ctx.count = this, len(adapters)
+        ctx.save_for_backward(x, inverse, *adapters, *(bottleneck for _, bottleneck in made))
+        query, key, value = (out.view(len(x), -1, this.block.head_dim) for out, _ in made)
+        assert this.turn is not None
+        return _turn(query, *this.turn), _turn(key, *this.turn), value
 
     @staticmethod
     def backward(ctx: Any, of_query: torch.Tensor, of_key: torch.Tensor, of_value: torch.Tensor) -> Grads:
         this: _Pass = ctx.this
-        norm = this.block.norm
-        x, *adapters = ctx.saved_tensors
+        x, inverse, *saved = ctx.saved_tensors
+        adapters, bottlenecks = saved[: ctx.count], saved[ctx.count :]
+        normed = this.block.norm.again(x, inverse)
+        assert this.turn is not None
+        cos, sin = this.turn
+        grads = (_turn(of_query, cos, -sin), _turn(of_key, cos, -sin), of_value)
+        total: torch.Tensor | None = None
+        of_adapters: list[torch.Tensor] = []
         layers = this.adapted(this.block.before, adapters, x.dtype)
-        of_x = torch.empty_like(x)
-        for rows, (inverse, bottlenecks) in zip(this.rows(x), ctx.made, strict=True):
-            own = x[rows]
-            normed = norm.again(own, inverse)
-            cos, sin = this.turned(rows)
-            query, key = torch.empty_like(of_query[rows]), torch.empty_like(of_key[rows])
-            _turn(of_query[rows], cos, -sin, query)
-            _turn(of_key[rows], cos, -sin, key)
-            total: torch.Tensor | None = None
-            for layer, grad, bottleneck, mask in zip(
-                layers, (query, key, of_value[rows]), bottlenecks, this.masks(rows), strict=True
-            ):
-                found = layer.backward(grad.flatten(1), normed, bottleneck, mask)
-                total = found if total is None else total.add_(found)
-            assert total is not None
-            of_x[rows] = norm.backward(total, own, inverse)
-        ctx.made = None
-        return None, of_x, *_sums(layers)
+        for layer, grad, bottleneck, kept in zip(layers, grads, bottlenecks, this.kept, strict=True):
+            of_x, *of_adapter = layer.backward(grad.reshape(len(x), -1), normed, bottleneck, kept)
+            total = of_x if total is None else total.add_(of_x)
+            of_adapters += of_adapter
+        assert total is not None
+        return None, this.block.norm.backward(total, x, inverse).to(x.dtype), *of_adapters
 
 
 class _AfterAttention(torch.autograd.Function):
@@ -242,43 +198,35 @@ class _AfterAttention(torch.autograd.Function):
         ctx: Any, this: _Pass, x: torch.Tensor, attended: torch.Tensor, *adapters: torch.Tensor
     ) -> torch.Tensor:
         output, gate, up, down = this.adapted(this.block.after, adapters, x.dtype)
-        result = torch.empty_like(x)
-        ctx.this, ctx.made = this, []
-        for rows in this.rows(x):
-            masks = this.masks(rows)
-            middle, of_output = output.apply(attended[rows], masks[0])
-            middle += x[rows]
-            normed, inverse = this.block.mlp_norm.apply(middle)
-            gated, of_gate = gate.apply(normed, masks[1])
-            raised, of_up = up.apply(normed, masks[2])
-            made, of_down = down.apply(functional.silu(gated).mul_(raised), masks[3])
-            torch.add(made, middle, out=result[rows])
-            ctx.made.append((middle, inverse, gated, raised, of_output, of_gate, of_up, of_down))
-        ctx.save_for_backward(attended, *adapters)
-        return result
+        middle, of_output = output.apply(attended, this.kept[0])
+        middle += x
+        normed, inverse = this.block.mlp_norm.apply(middle)
+        gated, of_gate = gate.apply(normed, this.kept[1])
+        raised, of_up = up.apply(normed, this.kept[2])
+        made, of_down = down.apply(functional.silu(gated).mul_(raised), this.kept[3])
+        made += middle
+        ctx.this = this
+        bottlenecks = (of_output, of_gate, of_up, of_down)
+        ctx.save_for_backward(attended, middle, inverse, gated, raised, *bottlenecks, *adapters)
+        return made
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Grads:
         this: _Pass = ctx.this
-        norm = this.block.mlp_norm
-        attended, *adapters = ctx.saved_tensors
-        layers = this.adapted(this.block.after, adapters, attended.dtype)
-        output, gate, up, down = layers
-        of_x, of_attended = torch.empty_like(grad), torch.empty_like(attended)
-        for rows, made in zip(this.rows(grad), ctx.made, strict=True):
-            middle, inverse, gated, raised, of_output, of_gate, of_up, of_down = made
-            masks = this.masks(rows)
-            active = functional.silu(gated)
-            of_product = down.backward(grad[rows], active * raised, of_down, masks[3])
-            of_raised = active.mul_(of_product)
-            of_gated = torch.ops.aten.silu_backward(of_product.mul_(raised), gated)
-            normed = norm.again(middle, inverse)
-            of_normed = gate.backward(of_gated, normed, of_gate, masks[1])
-            of_normed += up.backward(of_raised, normed, of_up, masks[2])
-            torch.add(norm.backward(of_normed, middle, inverse), grad[rows], out=of_x[rows])
-            of_attended[rows] = output.backward(of_x[rows], attended[rows], of_output, masks[0])
-        ctx.made = None
-        return None, of_x, of_attended, *_sums(layers)
+        attended, middle, inverse, gated, raised, *saved = ctx.saved_tensors
+        (of_output, of_gate, of_up, of_down), adapters = saved[:4], saved[4:]
+        output, gate, up, down = this.adapted(this.block.after, adapters, attended.dtype)
+        active = functional.silu(gated)
+        of_product, *grads_down = down.backward(grad, active * raised, of_down, this.kept[3])
+        of_raised = active.mul_(of_product)
+        of_gated = torch.ops.aten.silu_backward(of_product.mul_(raised), gated)
+        normed = this.block.mlp_norm.again(middle, inverse)
+        of_normed, *grads_gate = gate.backward(of_gated, normed, of_gate, this.kept[1])
+        of_normed_up, *grads_up = up.backward(of_raised, normed, of_up, this.kept[2])
+        of_middle = this.block.mlp_norm.backward(of_normed.add_(of_normed_up), middle, inverse)
+        of_middle = of_middle.add_(grad).to(grad.dtype)
+        of_attended, *grads_output = output.backward(of_middle, attended, of_output, this.kept[0])
+        return None, of_middle, of_attended, *grads_output, *grads_gate, *grads_up, *grads_down
 
 
 @dataclass(frozen=True, kw_only=True)
