@@ -15,6 +15,15 @@ LONG = os.environ.get("RANKER_TESTS") == "long"
 
 WHOLE = "RANKER_TESTS_WHOLE"  # set for the processes of a run of the whole suite
 DAY = "RANKER_TESTS_DAY"  # as 2026-11-20; says which third of the dear cases runs, so that a day can be repeated
+# A run of the whole suite gives files to its processes one after another: one that takes long must not begin last.
+LONGEST = tuple(
+    f"test_{name}.py"
+    for name in (
+        "end_to_end", "site_browser", "pages", "sandbox_contract", "attacks_exhaust", "build", "hidden", "audit",
+        "witness", "sandbox_check", "evaluation", "lalm_train", "lalm_generate", "examples", "mini", "publish",
+        "executor_ray", "worker",
+    )
+)  # fmt: skip
 Case = TypeVar("Case")
 
 _counts: dict[str, int] = {}
@@ -40,13 +49,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of tests marked `dear`, leave out those of the other two days; whoever names a file or a test gets it."""
+    """Of tests marked `dear`, leave out those of the other two days, and let the longest files begin; whoever names a
+    file or a test gets it as it is.
+    """
     if LONG or not os.environ[WHOLE]:
         return
     today = date.fromisoformat(os.environ[DAY]).toordinal() % 3
     later = [item for item in items for mark in item.iter_markers("dear") if mark.kwargs["day"] != today]
     config.hook.pytest_deselected(items=later)
-    items[:] = [item for item in items if item not in set(later)]
+    left_out = set(later)
+    items[:] = sorted((item for item in items if item not in left_out), key=lambda item: place(item.path.name))
+
+
+def place(file_name: str) -> int:
+    """Where a file stands in a run of the whole suite: those that take longest first, all others as they were."""
+    return LONGEST.index(file_name) if file_name in LONGEST else len(LONGEST)
 
 
 def pytest_report_header() -> str:

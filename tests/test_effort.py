@@ -56,3 +56,13 @@ def test_whoever_asks_for_a_file_or_for_all_gets_it(suite: Path) -> None:
     everything = {"test_cheap", *DAYS.values()}
     assert collected(suite, "test_suite.py", RANKER_TESTS_DAY="2026-11-20") == everything
     assert collected(suite, RANKER_TESTS_DAY="2026-11-20", RANKER_TESTS="long") == everything
+
+
+def test_the_longest_files_begin_first_and_all_others_keep_their_order() -> None:
+    """Attacks the end of a run, at which one process works on a long file and the others have nothing to do; and a list
+    that names files which are gone.
+    """
+    named = ["test_audio.py", effort.LONGEST[1], "test_archive.py", effort.LONGEST[0]]
+    assert sorted(named, key=effort.place) == [*effort.LONGEST[:2], "test_audio.py", "test_archive.py"]
+    folder = Path(effort.__file__).parent
+    assert [name for name in effort.LONGEST if not (folder / name).is_file()] == []
