@@ -17,6 +17,7 @@ from ranker.evaluation import encoder_spec
 from ranker.home import Home
 from ranker.job import JobContext
 from ranker.lalm.shelf import Shelf
+from ranker.sandbox import docker as sandbox_docker
 from ranker.sandbox.base import EncoderSpec
 from ranker.sandbox.none import NoSandbox
 from ranker.sandbox.serving import ServedSandbox
@@ -131,3 +132,14 @@ def test_nothing_public_tells_of_hidden_clips(place: Place, asked: Asked) -> Non
         "hidden": ["public", "joined", "hidden", "prompted"],
         "prompted": ["public", "joined", "hidden", "prompted"],
     }
+
+
+@pytest.mark.dear(day=1)
+def test_in_an_image_the_image_is_the_software(docker_engine: str) -> None:
+    """Where the engine has no image, an encoder finds this machine's packages; else the image, known by its digest."""
+    assert docker_engine
+    with sandbox_docker._engine() as client:
+        sandbox_docker._import_skeleton(client)
+    here = NoSandbox().software()
+    assert sandbox_docker.DockerSandbox(image="ranker-none:latest").software() == here
+    assert sandbox_docker.DockerSandbox(image=sandbox_docker.SKELETON).software().startswith("sha256:")
