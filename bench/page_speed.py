@@ -30,7 +30,7 @@ from boards import official_board
 TEAMS = (23, 200, 500)
 SORT = "document.querySelector('.heads .task button').click(); return document.body.offsetHeight"
 WEIGH = """const slider = document.querySelector('.slider input[data-task]'); slider.value = Number(slider.value) + 0.5;
-           slider.dispatchEvent(new Event('input')); return document.body.offsetHeight"""
+           slider.dispatchEvent(new Event('input', {bubbles: true})); return document.body.offsetHeight"""
 READY = "return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
 
 

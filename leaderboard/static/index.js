@@ -4,6 +4,7 @@
 
 (() => {
   const MOST = 4;
+  const TEAM = 1; // the place of the name in its line
 
   class Track {
     constructor(section, board, page) {
@@ -30,8 +31,8 @@
       this.state = state;
       const results = ranking.isOfficial(state.weights) ? null : ranking.rank(this.board, state.weights);
       this.table.show(state, results);
-      this.panel.show(state.weights, results);
       if (results !== null) this.open(this.section.querySelector(".open-what-if"), true);
+      this.panel.show(state.weights, results);
       this.section.querySelector(".not-official").hidden = results === null;
       const input = this.section.querySelector(".filter input");
       if (input.value !== state.query) input.value = state.query;
@@ -41,15 +42,14 @@
     }
 
     heads() {
-      for (const head of this.table.heads) {
-        const button = head.querySelector("button");
-        button.addEventListener("click", () => {
-          const key = head.dataset.key;
-          const now = this.state.sort ?? { key: ".rank", descending: false };
-          const descending = now.key === key ? !now.descending : button.dataset.first === "descending";
-          this.set({ sort: key === ".rank" && !descending ? null : { key, descending } });
-        });
-      }
+      this.table.table.tHead.addEventListener("click", (event) => {
+        const button = event.target.closest("button.sort");
+        if (button === null) return;
+        const { key } = button.closest("th").dataset;
+        const now = this.state.sort ?? { key: ".rank", descending: false };
+        const descending = now.key === key ? !now.descending : button.dataset.first === "descending";
+        this.set({ sort: key === ".rank" && !descending ? null : { key, descending } });
+      });
     }
 
     search() {
@@ -62,7 +62,7 @@
     columns() {
       this.boxes = [...this.section.querySelectorAll(".columns-panel input")];
       const chosen = () => this.boxes.filter((box) => !box.checked).map((box) => box.value);
-      for (const box of this.boxes) box.addEventListener("change", () => this.set({ hidden: chosen() }));
+      this.section.querySelector(".columns-panel").addEventListener("change", () => this.set({ hidden: chosen() }));
       this.section.querySelector(".all-columns").addEventListener("click", () => this.set({ hidden: [] }));
       for (const button of this.section.querySelectorAll("[data-only]")) {
         const wanted = button.dataset.only;
@@ -75,14 +75,17 @@
     // Boxes beside the names: what is ticked goes to compare.html.
     picks() {
       this.pickers = new Map();
+      const model = site.element("input", { type: "checkbox", class: "pick" });
       for (const [index, line] of this.table.rows) {
         const row = this.board.rows[index];
         if (row.raw.every((value) => value === null)) continue;
-        const box = site.element("input", { type: "checkbox", class: "pick", "aria-label": `Compare ${row.team}` });
-        box.addEventListener("change", () => this.pick(row.id, box.checked));
-        line.querySelector(".team").prepend(box);
+        const box = model.cloneNode();
+        box.ariaLabel = `Compare ${row.team}`;
+        box.value = row.id;
+        line.cells[TEAM].prepend(box);
         this.pickers.set(row.id, box);
       }
+      this.table.table.addEventListener("change", ({ target }) => this.pick(target.value, target.checked));
     }
 
     pick(id, isPicked) {
@@ -92,9 +95,11 @@
 
     showPicks() {
       const { picked } = this.state;
-      for (const [id, box] of this.pickers) {
-        box.checked = picked.includes(id);
-        box.disabled = !box.checked && picked.length >= MOST;
+      if (picked.length > 0 || this.table.table.classList.contains("picking")) {
+        for (const [id, box] of this.pickers) {
+          box.checked = picked.includes(id);
+          box.disabled = !box.checked && picked.length >= MOST;
+        }
       }
       const link = this.section.querySelector(".compare-link");
       link.href = `compare.html${address.format({ ...address.NONE, track: this.board.slug, picked })}`;
@@ -110,6 +115,7 @@
     open(button, isOpen) {
       button.setAttribute("aria-expanded", String(isOpen));
       document.getElementById(button.getAttribute("aria-controls")).hidden = !isOpen;
+      this.panel.opened();
     }
   }
 

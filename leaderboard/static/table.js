@@ -62,8 +62,8 @@ const table = (() => {
       this.heads = [...this.table.querySelectorAll(".heads th")];
       this.keys = this.heads.map((head) => head.dataset.key);
       this.rows = new Map([...this.table.querySelectorAll("tr[data-row]")].map((line) => [Number(line.dataset.row), line]));
-      this.names = new Map([...this.rows].map(([index]) => [index, folded(board.rows[index].team)]));
       this.homes = new Map([...this.rows].map(([index, line]) => [index, line.parentElement]));
+      this.query = "";
       this.ranked = this.table.querySelector("tbody.ranked");
       this.shown = JSON.stringify([null, address.NONE.weights]); // as the page was built
       this.tips();
@@ -81,15 +81,19 @@ const table = (() => {
     order(sort, results) {
       const shown = ordered(this.board, results ?? official(this.board), sort);
       const places = new Map(this.board.rows.map((row, index) => [row, index]));
-      const next = new Map(); // of each body: the line that stands where the next one belongs
+      const lines = new Map(); // of each body, in order
       for (const result of shown) {
         const index = places.get(result.row);
         const line = this.rows.get(index);
         const home = result.score === null ? this.homes.get(index) : this.ranked;
-        if (!next.has(home)) next.set(home, home.querySelector("tr[data-row]"));
-        if (next.get(home) === line) next.set(home, line.nextElementSibling);
-        else home.insertBefore(line, next.get(home)); // lines that stand right are not touched
-        this.overlay(line, result, results !== null);
+        if (lines.has(home)) lines.get(home).push(line);
+        else lines.set(home, [line]);
+        if (results !== null || this.isOverlaid) this.overlay(line, result, results !== null);
+      }
+      this.isOverlaid = results !== null;
+      for (const [home, own] of lines) {
+        const there = home.querySelectorAll("tr[data-row]");
+        if (there.length !== own.length || own.some((line, index) => line !== there[index])) home.append(...own);
       }
       for (const body of this.table.tBodies) body.hidden = body.querySelector("tr[data-row]") === null;
       this.heads.forEach((head) => {
@@ -120,6 +124,9 @@ const table = (() => {
 
     filter(query) {
       const wanted = folded(query.trim());
+      if (wanted === this.query) return;
+      this.query = wanted;
+      this.names ??= new Map([...this.rows].map(([index]) => [index, folded(this.board.rows[index].team)]));
       let seen = 0;
       for (const [index, line] of this.rows) {
         line.hidden = !this.names.get(index).includes(wanted);
@@ -140,9 +147,12 @@ const table = (() => {
       }
       this.table.querySelectorAll("col").forEach((column, index) => { column.hidden = out[index]; });
       for (const span of this.table.querySelectorAll(".spans [data-keys]")) {
-        const left = span.dataset.keys.split(" ").filter((key) => this.keys.includes(key) && !hidden.includes(key)).length;
-        span.hidden = left === 0;
-        span.colSpan = Math.max(left, 1);
+        const left = span.dataset.keys.split(" ").filter((key) => this.keys.includes(key) && !hidden.includes(key));
+        span.hidden = left.length === 0;
+        span.colSpan = Math.max(left.length, 1);
+        // In rows of boxes (site.css, `swift`), as wide as what it spans.
+        const width = left.reduce((sum, key) => sum + Number(getComputedStyle(this.heads[this.keys.indexOf(key)]).flexGrow), 0);
+        if (width > 0) span.style.setProperty("--w", String(width));
       }
       const width = out.filter((isOut) => !isOut).length;
       for (const rest of this.table.querySelectorAll(".divider td:last-child")) rest.colSpan = Math.max(width - 2, 1);

@@ -33,16 +33,14 @@ const whatif = (() => {
       this.weights = { tasks: {}, groups: {} };
       this.sliders = [...panel.querySelectorAll("input[data-task]")];
       this.group = panel.querySelector("input[data-group]");
-      for (const input of [...this.sliders, ...(this.group ? [this.group] : [])]) {
-        input.addEventListener("input", () => this.moved(input, false));
-        input.addEventListener("change", () => this.moved(input, true));
-      }
-      for (const button of panel.querySelectorAll("[data-preset]")) {
-        button.addEventListener("click", () => {
-          const [kind, name] = button.dataset.preset.split(":");
-          this.change(PRESETS[kind](board, name), true);
-        });
-      }
+      panel.addEventListener("input", (event) => this.moved(event.target, false));
+      panel.addEventListener("change", (event) => this.moved(event.target, true));
+      panel.addEventListener("click", (event) => {
+        const preset = event.target.closest("[data-preset]")?.dataset.preset;
+        if (preset === undefined) return;
+        const [kind, name] = preset.split(":");
+        this.change(PRESETS[kind](board, name), true);
+      });
       const shown = panel.querySelector(".command code");
       site.copyButton(panel.querySelector(".copy-command"), shown, () => shown.textContent);
       site.copyButton(panel.querySelector(".copy-link"), shown, () => location.href);
@@ -59,9 +57,12 @@ const whatif = (() => {
       this.change(ranking.differing(this.board, weights), isFinal);
     }
 
-    // Shows these weights in every control, and what comes of them; `results` is null for the official ranking.
+    // Shows these weights in every control, and what comes of them; `results` is null for the official ranking. A panel
+    // that is closed waits until it is opened.
     show(weights, results) {
       this.weights = weights;
+      this.waiting = this.panel.hidden ? results : undefined;
+      if (this.panel.hidden) return;
       const shares = ranking.shares(this.board, weights);
       this.sliders.forEach((input) => {
         const place = this.board.tasks.findIndex((task) => task.name === input.dataset.task);
@@ -76,6 +77,10 @@ const whatif = (() => {
         this.place(this.group, share * 100, "", percent);
       }
       this.say(weights, results);
+    }
+
+    opened() {
+      if (this.waiting !== undefined) this.show(this.weights, this.waiting);
     }
 
     place(input, value, factor, percent) {

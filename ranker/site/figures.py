@@ -1,87 +1,38 @@
-"""The charts, drawn by matplotlib when the pages are made. Each function takes values and returns an <svg> element.
+"""The charts. Each function takes values and returns an <svg> element.
 
-They are small on purpose (`WIDTH`): a phone shows one to a line, a desk two side by side, and their words
-stay readable on both. Whoever calls them has the same values as text nearby.
+What stands behind the values (scales, grid, words of the axes) is drawn by matplotlib, once for all charts that share
+it; the values are marks over it. Charts are small on purpose (`WIDTH`): a phone shows one to a line, a desk two side by
+side, and their words stay readable on both. Whoever calls them has the same values as text nearby.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ranker.board import Board, Row, TaskColumn
-from ranker.site.svg import Ink, Words, drawn, element, layer
+from ranker.site import marks
+from ranker.site.svg import SIZE, Frame, Ink, Words, background, element
 from ranker.site.text import NONE, compact, duration, number, team_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]
-Values = Sequence[float] | npt.NDArray[np.float64]
 
 WIDTH = 440
 FOREST_ROWS = 60
 _RUG_TEAMS = 40
 _WORDS = 24
-_SIZE = 11.0
 _ROW = 19.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Box:
-    """Room around the axes, in pixels."""
-
-    left: float
-    right: float = 14
-    top: float = 10
-    bottom: float = 34
-
-
-def _axes(figure: Figure, box: _Box) -> Axes:
-    """Axes with a faint grid and nothing else."""
-    width, height = figure.get_size_inches() * 72
-    axes = figure.add_axes(
-        (
-            box.left / width,
-            box.bottom / height,
-            (width - box.left - box.right) / width,
-            (height - box.top - box.bottom) / height,
-        )
-    )
-    axes.patch.set_visible(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, pad=6, labelsize=_SIZE, labelcolor=Ink.SOFT.colour)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _segments(
-    axes: Axes,
-    ends: Sequence[tuple[float, float]],
-    at: Values,
-    ink: Ink,
-    width: float,
-    *,
-    upright: bool = False,
-) -> None:
-    """Straight lines, all in one path: along x at heights `at`, or upright."""
-    along = np.array([[low, high, math.nan] for low, high in ends], dtype=np.float64).ravel()
-    across = np.repeat(np.asarray(at, dtype=np.float64), 3)
-    x, y = (across, along) if upright else (along, across)
-    axes.plot(x, y, color=ink.colour, linewidth=width, solid_capstyle="butt", clip_on=False)
-
-
-def _dots(axes: Axes, x: Values, y: Values, ink: Ink, size: float = 7.5) -> None:
-    axes.plot(
-        x, y, "o", markersize=size, color=ink.colour, markeredgecolor=Ink.SURFACE.colour, markeredgewidth=1.2,
-        clip_on=False,
-    )  # fmt: skip
+_LOG_TICKS = 6
+_KEPT = 256  # backgrounds in memory: of some boards, with as many scales as their runs need
 
 
 def shortened(words: str, most: int = _WORDS) -> str:
@@ -93,6 +44,17 @@ def _margin(names: Sequence[str]) -> float:
     """Room for the longest of these names, in pixels; wide scripts take two places."""
     places = max((sum(2 if ord(sign) > 0x2E7F else 1 for sign in name) for name in names), default=0)
     return 16 + 6.0 * places
+
+
+def _rows(count: int) -> tuple[float, float]:
+    """The upright axis of one row per value, the first on top."""
+    return count - 0.5, -0.5
+
+
+def _beside(frame: Frame, texts: Sequence[str]) -> str:
+    """A text at the right of each row."""
+    right = frame.width - frame.right + 8
+    return marks.words([(right, frame.down(row) + marks.MIDDLE, text) for row, text in enumerate(texts)])
 
 
 # Of a training.
@@ -137,30 +99,58 @@ def _over_steps(
     level = np.log(values) if logarithmic else values
     smooth = _smoothed(level)
     smooth = np.exp(smooth) if logarithmic else smooth
+    shown = values if limit is None else np.append(values, limit)
+    ticks = (_log_ticks if logarithmic else _ticks)(float(shown.min()), float(shown.max()))
+    frame = Frame(
+        width=WIDTH,
+        height=210,
+        left=44,
+        x=(points[0][0], points[-1][0]),
+        y=(ticks[0], ticks[-1]),
+        logarithmic=logarithmic,
+    )
+    layers = [_steps(frame, ticks), marks.line(frame, points, Ink.RUG, 1)]
+    if limit is not None:
+        layers.append(marks.line(frame, [(end, limit) for end in frame.x], Ink.BLIND, 1.4, dashes="5.6 4.2"))
+    layers.append(marks.line(frame, list(zip(steps.tolist(), smooth.tolist(), strict=True)), Ink.BAR, 2.2))
+    return element(frame, layers, name=name, title=title, description=description)
 
-    def draw(figure: Figure) -> None:
-        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-        axes = _axes(figure, _Box(left=44))
+@lru_cache(maxsize=_KEPT)
+def _steps(frame: Frame, ticks: tuple[float, ...]) -> str:
+    """What curves over these steps and this scale have behind them."""
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
         axes.grid(axis="y", color=Ink.LINE.colour, linewidth=1)
-        axes.plot(steps, values, color=Ink.RUG.colour, linewidth=1, clip_on=False)
-        if limit is not None:
-            axes.plot(steps[[0, -1]], [limit, limit], color=Ink.BLIND.colour, linewidth=1.4, linestyle=(0, (4, 3)))
-        axes.plot(steps, smooth, color=Ink.BAR.colour, linewidth=2.2, solid_capstyle="round", clip_on=False)
-        axes.set_xlim(steps[0], steps[-1])
-        axes.set_xlabel("training steps", color=Ink.SOFT.colour, fontsize=_SIZE, labelpad=4)
+        axes.set_xlabel("training steps", color=Ink.SOFT.colour, fontsize=SIZE, labelpad=4)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        if logarithmic:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(numticks=6))
-            axes.minorticks_off()
-        else:
-            axes.set_ylim(bottom=min(0.0, float(values.min())))
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axes.set_yticks(ticks, [compact(value) for value in ticks])
+        axes.minorticks_off()
 
-    return drawn(WIDTH, 210, draw, name=name, title=title, description=description)
+    return background(frame, draw)
+
+
+def _ticks(low: float, high: float) -> tuple[float, ...]:
+    """Round values from zero, or below, to beyond the highest one: scales that end on a tick are the same for many."""
+    from matplotlib.ticker import MaxNLocator
+
+    return tuple(map(float, MaxNLocator(5).tick_values(min(0.0, low), high)))
+
+
+def _log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Once, twice and five times powers of ten, from below all values to above; so many that each can be read."""
+    first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
+    every = [float(f"{mantissa}e{power}") for power in range(first, last + 1) for mantissa in (1, 2, 5)]
+    start = max(each for each in every if each * 1.02 <= low)
+    end = min(each for each in every if each >= high * 1.02)
+    inner = [each for each in every if start < each < end]
+    if len(inner) > _LOG_TICKS:
+        inner = [each for each in inner if f"{each:e}".startswith("1.0")]
+        inner = inner[:: -(-len(inner) // _LOG_TICKS)]
+    return (start, *inner, end)
 
 
 def _finite(curve: Curve) -> list[tuple[int, float]]:
@@ -186,36 +176,47 @@ def durations(seconds: Sequence[tuple[str, float]], *, name: str) -> str | None:
     if not seconds:
         return None
     labels, values = zip(*seconds, strict=True)
+    longest = max(values) or 1.0
+    rows, height = range(len(values)), 8 + (_ROW + 3) * len(values)
+    frame = Frame(width=WIDTH, height=height, left=_margin(labels), right=84, top=4, bottom=4, y=_rows(len(values)))
+    layers = [
+        _scale(frame, rows=labels),
+        marks.segments(frame, [(0, 1)] * len(values), rows, Ink.LINE, 8),
+        marks.segments(frame, [(0, value / longest) for value in values], rows, Ink.BAR, 8),
+        _beside(frame, [duration(value) for value in values]),
+    ]
     description = "; ".join(f"{label} {duration(value)}" for label, value in seconds)
-
-    def draw(figure: Figure) -> None:
-        axes = _axes(figure, _Box(left=_margin(labels), right=84, top=4, bottom=4))
-        at = np.arange(len(values), dtype=np.float64)
-        longest = max(values) or 1.0
-        _segments(axes, [(0, longest)] * len(values), at, Ink.LINE, 8)
-        _segments(axes, [(0, value) for value in values], at, Ink.BAR, 8)
-        _rows(axes, len(values))
-        axes.set_xlim(0, longest)
-        axes.set_xticks([])
-        axes.set_yticks(at, labels)
-        for row, value in enumerate(values):
-            axes.annotate(
-                duration(value), (1, row), xycoords=("axes fraction", "data"), xytext=(8, 0),
-                textcoords="offset points", va="center_baseline", color=Ink.INK.colour, fontsize=_SIZE,
-            )  # fmt: skip
-
-    height = 8 + (_ROW + 3) * len(values)
-    return drawn(WIDTH, height, draw, name=name, title="Durations", description=description)
+    return element(frame, layers, name=name, title="Durations", description=description)
 
 
-def _place(column: TaskColumn, value: float) -> float:
-    """Where a raw score lies between the task's worst (0) and best (1) value; what is beyond lies at the end."""
-    return min(max((value - column.worst) / (column.best - column.worst), 0.0), 1.0)
+@lru_cache(maxsize=_KEPT)
+def _scale(
+    frame: Frame, *, rows: tuple[str, ...] = (), across: tuple[tuple[float, str], ...] = (), label: str = ""
+) -> str:
+    """Names of rows, and of places across them, with a line at each; `label` says what is told across."""
+    words = Words()
+
+    def draw(axes: Axes) -> None:
+        if rows:
+            axes.grid(axis="x", color=Ink.LINE.colour, linewidth=1)
+        axes.set_xticks([at for at, _ in across], [words.put(text) for _, text in across])
+        axes.set_yticks(range(len(rows)), [words.put(text) for text in rows])
+        if label:
+            axes.set_xlabel(label, color=Ink.SOFT.colour, fontsize=SIZE, labelpad=4)
+
+    return background(frame, draw, words=words)
 
 
-def _rows(axes: Axes, count: int) -> None:
-    """One row per value, the first on top."""
-    axes.set_ylim(count - 0.5, -0.5)
+def _rank_ticks(last: float) -> tuple[tuple[float, str], ...]:
+    """About ten ranks from 1 to the last one; all of up to twelve."""
+    from matplotlib.ticker import MaxNLocator
+
+    if last <= 12.5:
+        found = list(range(1, int(last) + 1))
+    else:
+        places = MaxNLocator(10, integer=True, min_n_ticks=1).tick_values(0.5, last)
+        found = [round(each) for each in places if 0.5 <= each <= last]
+    return tuple((rank, str(rank)) for rank in found)
 
 
 # Of a board.
@@ -231,84 +232,56 @@ class BoardFigures:
         self.board = board
         self.name = name
         self.ranked = [row for row in board.rows if row.rank is not None]
+        self.places = {row.submission_id: place for place, row in enumerate(self.ranked)}
         self._fields = {
             column.name: np.sort([r.cells[column.name].normalized for r in board.rows if column.name in r.cells])
             for column in board.columns
         }
-        self._backdrops: dict[tuple[TaskColumn, ...], str] = {}
+        self._fields_drawn: dict[tuple[str, ...], str] = {}
 
     def scores(self, row: Row) -> str | None:
         """One submission's normalised scores with their intervals, over what all submissions have on each task."""
         columns = [column for column in self.board.columns if column.name in row.cells]
         if not columns:
             return None
-        height = 30 + (_ROW + 2) * len(columns)
-
-        def draw(figure: Figure) -> None:
-            axes = self._scores_axes(figure, columns)
-            axes.axis("off")
-            at = np.arange(len(columns), dtype=np.float64)
-            cells = [row.cells[column.name] for column in columns]
-            bounds = [
-                (each.interval.low, each.interval.high) if each.interval else (each.raw, each.raw) for each in cells
-            ]
-            ends = [(_place(c, low), _place(c, high)) for c, (low, high) in zip(columns, bounds, strict=True)]
-            _segments(axes, ends, at, Ink.INK, 2)
-            _dots(axes, [_place(c, each.raw) for c, each in zip(columns, cells, strict=True)], at, Ink.BAR)
-            for y, cell in enumerate(cells):
-                axes.annotate(
-                    number(cell.raw), (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0),
-                    textcoords="offset points", va="center_baseline", color=Ink.INK.colour, fontsize=_SIZE,
-                )  # fmt: skip
-
-        name = f"{self.name}-scores"
-        return element(
-            [self._scores_backdrop(tuple(columns)), layer(WIDTH, height, draw, name=name)],
-            WIDTH,
-            height,
-            name=name,
-            title="Scores against the field",
-            description="; ".join(f"{c.title} {number(row.cells[c.name].raw)}" for c in columns),
+        labels = tuple(shortened(column.title) for column in columns)
+        rows, height = range(len(columns)), 30 + (_ROW + 2) * len(columns)
+        frame = Frame(
+            width=WIDTH, height=height, left=_margin(labels), right=46, top=6, bottom=24, y=_rows(len(columns))
         )
+        cells = [row.cells[column.name] for column in columns]
+        bounds = [(each.interval.low, each.interval.high) if each.interval else (each.raw, each.raw) for each in cells]
+        ends = [(_place(c, low), _place(c, high)) for c, (low, high) in zip(columns, bounds, strict=True)]
+        own = [(_place(c, each.raw), y) for y, (c, each) in enumerate(zip(columns, cells, strict=True))]
+        layers = [
+            _scale(frame, rows=labels, across=((0, "worst"), (0.5, "half"), (1, "best"))),
+            self._field(frame, columns),
+            marks.segments(frame, ends, rows, Ink.INK, 2),
+            marks.dots(frame, own, Ink.BAR),
+            _beside(frame, [number(each.raw) for each in cells]),
+        ]
+        description = "; ".join(f"{c.title} {number(row.cells[c.name].raw)}" for c in columns)
+        title = "Scores against the field"
+        return element(frame, layers, name=f"{self.name}-scores", title=title, description=description)
 
-    def _scores_axes(self, figure: Figure, columns: Sequence[TaskColumn]) -> Axes:
-        labels = [shortened(column.title) for column in columns]
-        axes = _axes(figure, _Box(left=_margin(labels), right=46, top=6, bottom=24))
-        _rows(axes, len(columns))
-        axes.set_xlim(0, 1)
-        return axes
-
-    def _scores_backdrop(self, columns: tuple[TaskColumn, ...]) -> str:
-        """What all submissions that were scored on these tasks have in common in their figure of scores."""
-        if columns not in self._backdrops:
-            words = Words()
-            at = np.arange(len(columns), dtype=np.float64)
-
-            def draw(figure: Figure) -> None:
-                axes = self._scores_axes(figure, columns)
-                axes.grid(axis="x", color=Ink.LINE.colour, linewidth=1)
-                self._field(axes, [column.name for column in columns])
-                floors = [(_place(c, c.blind), y) for c, y in zip(columns, at, strict=True) if c.blind is not None]
-                lines = [(y - 0.36, y + 0.36) for _, y in floors]
-                _segments(axes, lines, [x for x, _ in floors], Ink.BLIND, 2, upright=True)
-                axes.set_xticks([0, 0.5, 1], ["worst", "half", "best"])
-                axes.set_yticks(at, [words.put(shortened(column.title)) for column in columns])
-
-            height = 30 + (_ROW + 2) * len(columns)
-            name = f"{self.name}-field-{len(self._backdrops)}"
-            self._backdrops[columns] = layer(WIDTH, height, draw, name=name, words=words)
-        return self._backdrops[columns]
-
-    def _field(self, axes: Axes, tasks: Sequence[str]) -> None:
-        """Per task: from the lowest to the highest, the middle half, and a tick per team where teams are few."""
-        at = np.arange(len(tasks), dtype=np.float64)
-        values = [np.clip(self._fields[task], 0, 1) for task in tasks]
-        _segments(axes, [(each[0], each[-1]) for each in values], at, Ink.FIELD, 4)
-        quarters = [np.quantile(each, (0.25, 0.75)) for each in values]
-        _segments(axes, [(low, high) for low, high in quarters], at, Ink.FIELD, 11)
-        if len(self.board.rows) <= _RUG_TEAMS:
-            ticks = [(value, y) for y, each in enumerate(values) for value in each]
-            _segments(axes, [(y - 0.24, y + 0.24) for _, y in ticks], [x for x, _ in ticks], Ink.RUG, 1, upright=True)
+    def _field(self, frame: Frame, columns: Sequence[TaskColumn]) -> str:
+        """What is behind all that were scored on these tasks: per task from the lowest to the highest, the middle half,
+        a tick per team where teams are few, and the blind floor.
+        """
+        names = tuple(column.name for column in columns)
+        if names not in self._fields_drawn:
+            rows = range(len(names))
+            values = [np.clip(self._fields[name], 0, 1) for name in names]
+            quarters = [np.quantile(each, (0.25, 0.75)) for each in values]
+            floors = [(_place(c, c.blind), y) for y, c in enumerate(columns) if c.blind is not None]
+            found = [
+                marks.segments(frame, [(each[0], each[-1]) for each in values], rows, Ink.FIELD, 4),
+                marks.segments(frame, [(low, high) for low, high in quarters], rows, Ink.FIELD, 11),
+            ]
+            if len(self.board.rows) <= _RUG_TEAMS:
+                found.append(_upright(frame, [(v, y) for y, each in enumerate(values) for v in each], 0.24, Ink.RUG, 1))
+            self._fields_drawn[names] = "".join([*found, _upright(frame, floors, 0.36, Ink.BLIND, 2)])
+        return self._fields_drawn[names]
 
     def ranks(self, row: Row) -> str | None:
         """How often a ranked submission has each rank under other choices, its own rank and that one's interval.
@@ -317,88 +290,59 @@ class BoardFigures:
         """
         if row.rank is None or len(self.ranked) < 2 or not self.board.alternatives:
             return None
-        own, place = row.rank, self.ranked.index(row)
+        own, place, last = row.rank, self.places[row.submission_id], len(self.ranked) + 0.5
         found = [alternative.ranks[place] for alternative in self.board.alternatives]
-        counts = np.bincount(found, minlength=len(self.ranked) + 1)[1:]
-        most = int(counts.max())
-
-        def draw(figure: Figure) -> None:
-            from matplotlib.ticker import MaxNLocator
-
-            axes = _axes(figure, _Box(left=20, right=20, top=22, bottom=36))
-            if row.rank_interval:
-                ends = (row.rank_interval.best - 0.4, row.rank_interval.worst + 0.4)
-                axes.axvspan(*ends, color=Ink.FIELD.colour, linewidth=0)
-            taken = [rank for rank in range(1, len(self.ranked) + 1) if counts[rank - 1]]
-            heights = [counts[rank - 1] for rank in taken]
-            room = (WIDTH - 40) / len(self.ranked)
-            _segments(axes, [(0, h) for h in heights], taken, Ink.RUG, min(16, max(2, 0.5 * room)), upright=True)
-            if counts[own - 1]:
-                _segments(axes, [(0, counts[own - 1])], [own], Ink.BAR, min(16, max(2, 0.5 * room)), upright=True)
-            shown = sorted(sorted(taken, key=lambda rank: -counts[rank - 1])[:8])
-            for rank in shown:
-                axes.annotate(
-                    str(counts[rank - 1]), (rank, counts[rank - 1]), xytext=(0, 4), textcoords="offset points",
-                    ha="center", fontsize=_SIZE, color=Ink.INK.colour,
-                )  # fmt: skip
-            axes.axhline(0, color=Ink.STRONG.colour, linewidth=1)
-            axes.set_xlim(0.5, len(self.ranked) + 0.5)
-            axes.set_ylim(0, most)
-            axes.set_yticks([])
-            axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-            if len(self.ranked) <= 12:
-                axes.set_xticks(range(1, len(self.ranked) + 1))
-            axes.set_xlabel("rank", color=Ink.SOFT.colour, fontsize=_SIZE, labelpad=4)
-
+        counts = {rank: found.count(rank) for rank in sorted(set(found))}
+        frame = Frame(width=WIDTH, height=150, left=20, right=20, top=22, bottom=36, x=(0.5, last))
+        bars = replace(frame, y=(0, max(counts.values())))
+        wide = min(16, max(2, 0.5 * (WIDTH - 40) / len(self.ranked)))
+        most_first = sorted(counts, key=lambda rank: -counts[rank])[:8]
+        layers = [_scale(frame, across=_rank_ticks(last), label="rank")]
+        if row.rank_interval:
+            layers.append(marks.shade(frame, row.rank_interval.best - 0.4, row.rank_interval.worst + 0.4, Ink.FIELD))
+        for ranks, ink in ((list(counts), Ink.RUG), ([own] if own in counts else [], Ink.BAR)):
+            layers.append(marks.segments(bars, [(0, counts[rank]) for rank in ranks], ranks, ink, wide, upright=True))
+        layers += [
+            marks.segments(frame, [frame.x], [0], Ink.STRONG, 1),
+            marks.words(
+                [(bars.across(rank), bars.down(counts[rank]) - 4, str(counts[rank])) for rank in sorted(most_first)],
+                anchor="middle",
+            ),
+        ]
         description = f"Rank {own}; under {len(found)} other choices it has " + ", ".join(
-            f"rank {rank} in {counts[rank - 1]}" for rank in range(1, len(self.ranked) + 1) if counts[rank - 1]
+            f"rank {rank} in {count}" for rank, count in counts.items()
         )
         title = "Rank under other choices"
-        return drawn(WIDTH, 150, draw, name=f"{self.name}-ranks", title=title, description=description)
+        return element(frame, layers, name=f"{self.name}-ranks", title=title, description=description)
 
     def forest(self) -> str | None:
         """Everybody's rank with its interval, and the ranks that other choices would give; the first `FOREST_ROWS`."""
-        rows = [row for row in self.ranked if row.rank_interval][:FOREST_ROWS]
-        if len(rows) < 2:
+        known = [(row, row.rank_interval, row.rank or 0) for row in self.ranked if row.rank_interval][:FOREST_ROWS]
+        if len(known) < 2:
             return None
-        words = Words()
-        labels = [shortened(team_name(row.team, row.submission_id)) for row in rows]
-        ranks = [alternative.ranks for alternative in self.board.alternatives]
-        others = [(min(own), max(own)) for own in zip(*ranks, strict=True)][: len(rows)] if ranks else []
-
-        def draw(figure: Figure) -> None:
-            from matplotlib.ticker import MaxNLocator
-
-            axes = _axes(figure, _Box(left=_margin(labels), right=16, top=6, bottom=36))
-            at = np.arange(len(rows), dtype=np.float64)
-            axes.grid(axis="x", color=Ink.LINE.colour, linewidth=1)
-            intervals = [row.rank_interval for row in rows if row.rank_interval]
-            _segments(axes, [(each.best - 0.3, each.worst + 0.3) for each in intervals], at, Ink.FIELD, 10)
-            _segments(axes, others, at[: len(others)], Ink.STRONG, 1.4)
-            ends = [(end, y) for y, both in enumerate(others) for end in both]
-            _segments(axes, [(y - 0.2, y + 0.2) for _, y in ends], [x for x, _ in ends], Ink.STRONG, 1.4, upright=True)
-            _dots(axes, [row.rank or 0 for row in rows], at, Ink.BAR, 7)
-            _rows(axes, len(rows))
-            highest = max([each.worst for each in intervals] + [high for _, high in others])
-            axes.set_xlim(0.5, highest + 0.5)
-            axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-            axes.set_xlabel("rank", color=Ink.SOFT.colour, fontsize=_SIZE, labelpad=4)
-            axes.set_yticks(at, [words.put(label) for label in labels])
-
+        labels = tuple(shortened(team_name(row.team, row.submission_id)) for row, _, _ in known)
+        choices = [alternative.ranks for alternative in self.board.alternatives]
+        others = [(min(own), max(own)) for own in zip(*choices, strict=True)][: len(known)] if choices else []
+        last = max([each.worst for _, each, _ in known] + [high for _, high in others]) + 0.5
+        frame = Frame(
+            width=WIDTH, height=44 + _ROW * len(known), left=_margin(labels), right=16, top=6, bottom=36,
+            x=(0.5, last), y=_rows(len(known)),
+        )  # fmt: skip
+        layers = [
+            _scale(frame, rows=labels, across=_rank_ticks(last), label="rank"),
+            marks.segments(
+                frame, [(e.best - 0.3, e.worst + 0.3) for _, e, _ in known], range(len(known)), Ink.FIELD, 10
+            ),
+            marks.segments(frame, others, range(len(others)), Ink.STRONG, 1.4),
+            _upright(frame, [(end, y) for y, both in enumerate(others) for end in both], 0.2, Ink.STRONG, 1.4),
+            marks.dots(frame, [(rank, y) for y, (_, _, rank) in enumerate(known)], Ink.BAR, 7),
+        ]
         description = "; ".join(
-            f"{label}: rank {row.rank}, {row.rank_interval.best} to {row.rank_interval.worst}"
-            for label, row in zip(labels, rows, strict=True)
-            if row.rank_interval
+            f"{label}: rank {rank}, {each.best} to {each.worst}"
+            for label, (_, each, rank) in zip(labels, known, strict=True)
         )
-        return drawn(
-            WIDTH,
-            44 + _ROW * len(rows),
-            draw,
-            name=f"{self.name}-forest",
-            title="Ranks and how sure they are",
-            description=description,
-            words=words,
-        )
+        title = "Ranks and how sure they are"
+        return element(frame, layers, name=f"{self.name}-forest", title=title, description=description)
 
     def agreement(self) -> str | None:
         """Each ranked submission's mean on hidden tasks over that on public ones; None without both."""
@@ -406,20 +350,38 @@ class BoardFigures:
             return None
         first, second = self.board.agreement.first, self.board.agreement.second
         pairs = [(row.groups[first] or 0.0, row.groups[second] or 0.0) for row in self.ranked]
+        x, y = (_ends_around(values) for values in zip(*pairs, strict=True))
+        frame = Frame(width=WIDTH, height=260, left=54, bottom=38, x=x, y=y)
 
-        def draw(figure: Figure) -> None:
+        def draw(axes: Axes) -> None:
             from matplotlib.ticker import MaxNLocator
 
-            axes = _axes(figure, _Box(left=54, bottom=38))
             axes.grid(color=Ink.LINE.colour, linewidth=1)
-            _dots(axes, [x for x, _ in pairs], [y for _, y in pairs], Ink.BAR)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(5))
-            axes.set_xlabel(f"mean of {first} tasks", color=Ink.SOFT.colour, fontsize=_SIZE, labelpad=4)
-            axes.set_ylabel(f"mean of {second} tasks", color=Ink.SOFT.colour, fontsize=_SIZE, labelpad=6)
-            axes.margins(0.06)
+            axes.set_xlabel(f"mean of {first} tasks", color=Ink.SOFT.colour, fontsize=SIZE, labelpad=4)
+            axes.set_ylabel(f"mean of {second} tasks", color=Ink.SOFT.colour, fontsize=SIZE, labelpad=6)
 
         tau = self.board.agreement.tau
         description = f"{len(pairs)} teams; Kendall's tau is {NONE if math.isnan(tau) else number(tau, 2)}."
         title = f"{first.capitalize()} against {second} tasks"
-        return drawn(WIDTH, 260, draw, name=f"{self.name}-agreement", title=title, description=description)
+        layers = [background(frame, draw), marks.dots(frame, pairs, Ink.BAR)]
+        return element(frame, layers, name=f"{self.name}-agreement", title=title, description=description)
+
+
+def _place(column: TaskColumn, value: float) -> float:
+    """Where a raw score lies between the task's worst (0) and best (1) value; what is beyond lies at the end."""
+    return min(max((value - column.worst) / (column.best - column.worst), 0.0), 1.0)
+
+
+def _upright(frame: Frame, at: Sequence[tuple[float, float]], reach: float, ink: Ink, width: float) -> str:
+    """Short upright lines at places, `reach` to both sides."""
+    ends = [(y - reach, y + reach) for _, y in at]
+    return marks.segments(frame, ends, [x for x, _ in at], ink, width, upright=True)
+
+
+def _ends_around(values: Sequence[float]) -> tuple[float, float]:
+    """A scale that holds all values with some room on both sides."""
+    low, high = min(values), max(values)
+    room = (high - low) * 0.06 or 0.01
+    return low - room, high + room

@@ -300,7 +300,7 @@ def _changes(standing: Standings, row: Row) -> tuple[ChangeView, ...]:
     """The choices under which a ranked row's rank is another."""
     if row.rank is None:
         return ()
-    place = standing.figures.ranked.index(row)
+    place = standing.figures.places[row.submission_id]
     return tuple(
         ChangeView(choice=choice_text(each), rank=each.ranks[place])
         for each in standing.board.alternatives

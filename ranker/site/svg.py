@@ -1,14 +1,17 @@
-"""A matplotlib figure as an element of a page: no style of its own, no colour but the page's, the same bytes each time.
+"""What stands behind a chart's marks, drawn by matplotlib: no style of its own, no colour but the page's, the same
+bytes each time.
 
-The pages' content policy forbids style attributes, and their colours change with light, dark and print. So a figure is
-drawn in colours that stand for roles (`Ink`), and each becomes a class that static/figures.css gives the page's colour.
+The pages' content policy forbids style attributes, and their colours change with light, dark and print. So all is drawn
+in colours that stand for roles (`Ink`), and each becomes a class that static/figures.css gives the page's colour.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +19,10 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
+SIZE = 11.0
+"""Of all words, in pixels."""
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _KEPT = {"stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "fill-opacity",
          "stroke-opacity", "text-anchor", "font-size", "font-weight"}  # fmt: skip
@@ -48,6 +53,37 @@ class Ink(StrEnum):
 _ROLES = {ink.colour: ink for ink in Ink}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Where axes lie in a chart of `width` x `height`, and what their ends stand for. All lengths in pixels.
+
+    `left`, `right`, `top`, `bottom`: room around the axes. `x`: the values at the left and right edge, `y`: at the
+    bottom and the top; `logarithmic`: the upright axis.
+    """
+
+    width: float
+    height: float
+    left: float
+    right: float = 14
+    top: float = 10
+    bottom: float = 34
+    x: tuple[float, float] = (0.0, 1.0)
+    y: tuple[float, float] = (0.0, 1.0)
+    logarithmic: bool = False
+
+    def across(self, value: float) -> float:
+        """How far from the left a value lies."""
+        start, end = self.x
+        return self.left + (value - start) / (end - start) * (self.width - self.left - self.right)
+
+    def down(self, value: float) -> float:
+        """How far from the top a value lies. Raises ValueError for one that has no logarithm where it needs one."""
+        start, end = self.y
+        if self.logarithmic:
+            start, end, value = math.log(start), math.log(end), math.log(value)
+        return self.height - self.bottom - (value - start) / (end - start) * (self.height - self.top - self.bottom)
+
+
 class Words(dict[str, str]):
     """Texts in any script, by the placeholders that are drawn in their stead.
 
@@ -62,46 +98,43 @@ class Words(dict[str, str]):
         return key
 
 
-def drawn(
-    width: float,
-    height: float,
-    draw: Callable[[Figure], None],
-    *,
-    name: str,
-    title: str,
-    description: str,
-    words: Mapping[str, str] = _NO_WORDS,
-) -> str:
-    """An <svg> element of a figure with a view box of `width` x `height`, in CSS pixels at its natural size.
+def element(frame: Frame, layers: Sequence[str], *, name: str, title: str, description: str) -> str:
+    """An <svg> element of layers, the first at the back, with the frame's size as its natural size in CSS pixels.
 
     `name` is unique on the page: ids begin with it. `title` and `description` are what a screen reader says.
-    Raises ValueError where the drawing has a colour that is no Ink.
     """
-    inner = layer(width, height, draw, name=name, words=words)
-    return element([inner], width, height, name=name, title=title, description=description)
-
-
-def element(layers: Sequence[str], width: float, height: float, *, name: str, title: str, description: str) -> str:
-    """An <svg> element of layers, the first at the back. Arguments as for `drawn`."""
     return (
-        f'<svg class="figure" viewBox="0 0 {width:g} {height:g}" role="img" stroke-linejoin="round"'
+        f'<svg class="figure" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" stroke-linejoin="round"'
         f' aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{escape(title)}</title>'
         f'<desc id="{name}-desc">{escape(description)}</desc>{"".join(layers)}</svg>'
     )
 
 
-def layer(
-    width: float, height: float, draw: Callable[[Figure], None], *, name: str, words: Mapping[str, str] = _NO_WORDS
-) -> str:
-    """What stands inside an <svg> of this size, to be drawn once and shown with others. Arguments as for `drawn`."""
+def background(frame: Frame, draw: Callable[[Axes], None], *, words: Mapping[str, str] = _NO_WORDS) -> str:
+    """What matplotlib draws on axes that lie as `frame` says, as elements of an <svg>: ticks, their words and a grid.
+
+    Raises ValueError where the drawing has a colour that is no Ink.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width / 72, height / 72))
+        figure = Figure(figsize=(frame.width / 72, frame.height / 72))
         figure.patch.set_visible(False)
-        draw(figure)
+        across, down = frame.width - frame.left - frame.right, frame.height - frame.top - frame.bottom
+        axes = figure.add_axes(
+            (frame.left / frame.width, frame.bottom / frame.height, across / frame.width, down / frame.height)
+        )
+        axes.patch.set_visible(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, pad=6, labelsize=SIZE, labelcolor=Ink.SOFT.colour)
+        axes.set_axisbelow(True)
+        if frame.logarithmic:
+            axes.set_yscale("log")
+        axes.set_xlim(*frame.x)
+        axes.set_ylim(*frame.y)
+        draw(axes)
         file = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(file, metadata=_NO_METADATA)
@@ -109,19 +142,18 @@ def layer(
     for each in root.iter():
         each.tag = each.tag.rpartition("}")[2]
         each.attrib = {key.rpartition("}")[2]: value for key, value in each.attrib.items()}
-    links = dict.fromkeys(each.attrib["href"].removeprefix("#") for each in root.iter("use"))
-    _clean(root, {old: f"{name}-{at}" for at, old in enumerate(links)}, words)
+    _clean(root, words)
     return "".join(ET.tostring(each, encoding="unicode") for each in root)
 
 
-def _clean(parent: ET.Element, used: Mapping[str, str], words: Mapping[str, str]) -> None:
+def _clean(parent: ET.Element, words: Mapping[str, str]) -> None:
     """Take out of an element what a page does not need, and say the rest in classes and attributes."""
     children: list[ET.Element] = []
     for each in list(parent):
         if each.tag in {"metadata", "style", "clipPath"}:
             continue
-        _clean(each, used, words)
-        _tidy(each, used)
+        _clean(each, words)
+        _tidy(each)
         if each.tag == "text":
             each.text = words.get((each.text or "").strip(), each.text)
         each.tail = None
@@ -133,18 +165,14 @@ def _clean(parent: ET.Element, used: Mapping[str, str], words: Mapping[str, str]
     parent[:] = children
 
 
-def _tidy(each: ET.Element, used: Mapping[str, str]) -> None:
+def _tidy(each: ET.Element) -> None:
     own: dict[str, str] = {}
     classes: list[str] = []
     for key, value in each.attrib.items():
         if key == "style":
             _restyle(value, own, classes)
-        elif key == "id":
-            own |= {"id": used[value]} if value in used else {}
-        elif key == "href":
-            own["href"] = f"#{used[value.removeprefix('#')]}"
-        elif key == "clip-path":
-            continue  # nothing is drawn outside of its axes but on purpose
+        elif key in {"id", "clip-path"}:
+            continue  # nobody refers to it, and nothing is drawn outside of its axes but on purpose
         elif key in {"d", "x", "y", "transform"}:
             own[key] = _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), " ".join(value.split()))
         else:

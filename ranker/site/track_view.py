@@ -16,6 +16,9 @@ from ranker.site.calibration_view import CalibrationView, calibration_view
 from ranker.site.pages import SubmissionPage, page_path
 from ranker.types import Group, Resampling, Standing
 
+_SPAN_WIDTHS = 40
+"""static/site.css knows the width of a heading over so many columns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellView:
@@ -92,6 +95,7 @@ class TrackView:
 
     `has_ranks`: how sure ranks are is known. `over_tasks`: intervals let the choice of tasks vary, not of test items.
     `dense`: so many tasks that their heads stand upright. `tall`: so many rows that the table scrolls in itself.
+    `swift`: both, so that rows out of sight are better left out (static/site.css).
     `agreement`: Kendall's tau of public and hidden means; empty where it is not known. `width`: the table's columns.
     `kinds`: the tasks' domains.
     """
@@ -111,6 +115,7 @@ class TrackView:
     has_blind: bool
     dense: bool
     tall: bool
+    swift: bool
     width: int
     kinds: tuple[str, ...]
     domains: str
@@ -169,12 +174,11 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
     digits = score_digits(ranked)
     ends = [end for row in ranked if row.score is not None for end in _ends(row.score, row.interval)]
     axis = charts.axis_of(ends) if ends else None
-    fields = {
-        column.name: [row.cells[column.name].normalized for row in ranked if column.name in row.cells]
-        for column in board.columns
-    }
+    fields = {column.name: _extremes(column, ranked) for column in board.columns}
 
     heads = tuple(map(head_view, board.columns))
+    spans = _spans(board.columns) if groups else ()
+    dense, tall = len(board.columns) > 9, len(board.rows) > 40
     brackets = _brackets(ranked)
     has_ranks = any(row.rank_interval for row in ranked)
     places = {row.submission_id: index for index, row in enumerate(board.rows)}
@@ -206,7 +210,7 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         heads=heads,
         feet=_feet(heads),
         groups=groups,
-        spans=_spans(board.columns) if groups else (),
+        spans=spans,
         ranked=tuple(map(row_view, ranked)),
         incomplete=tuple(row_view(row) for row in board.rows if row.score is None and not row.pending),
         pending=tuple(row_view(row) for row in board.rows if row.pending),
@@ -214,8 +218,9 @@ def track_view(board: Board, pages: Mapping[str, SubmissionPage], calibration: C
         has_ranks=has_ranks,
         over_tasks=board.intervals.resampling is Resampling.TASKS,
         has_blind=any(column.blind is not None for column in board.columns),
-        dense=len(board.columns) > 9,
-        tall=len(board.rows) > 40,
+        dense=dense,
+        tall=tall,
+        swift=dense and tall and all(len(span.tasks) <= _SPAN_WIDTHS for span in spans),
         width=3 + 3 * has_ranks + len(groups) + len(board.columns),
         kinds=tuple(dict.fromkeys(column.domain.value for column in board.columns)),
         domains=" \N{MIDDLE DOT} ".join(dict.fromkeys(column.domain.value for column in board.columns)),
@@ -265,6 +270,12 @@ def score_digits(rows: Sequence[Row]) -> int:
     """Three decimals for track scores, four where different ones would look the same."""
     scores = {row.score for row in rows}
     return 3 if len({text.number(score) for score in scores}) == len(scores) else 4
+
+
+def _extremes(column: TaskColumn, ranked: Sequence[Row]) -> tuple[float, ...]:
+    """The lowest and the highest normalised score on a task; nothing where nobody has one."""
+    field = [row.cells[column.name].normalized for row in ranked if column.name in row.cells]
+    return (min(field), max(field)) if field else ()
 
 
 def _cell(column: TaskColumn, row: Row, field: Sequence[float]) -> CellView:
