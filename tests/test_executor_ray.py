@@ -46,6 +46,7 @@ def once(sign: Path, act: Callable[[], None]) -> Callable[[], None]:
     return tick
 
 
+@pytest.mark.dear(day=1)
 def test_a_job_goes_on_where_its_dead_node_stopped(there: Place) -> None:
     """Attacks with the power plug of a node in the middle of a job: another node finishes the job from the checkpoint
     that had come back, its process there is gone, and the score is there once. The other job is not disturbed.
@@ -83,6 +84,7 @@ def test_a_job_goes_on_where_its_dead_node_stopped(there: Place) -> None:
     assert "died" in reasons or "exit status -9" in reasons
 
 
+@pytest.mark.dear(day=0)
 def test_a_result_after_its_lease_was_lost_is_refused(there: Place) -> None:
     """Attacks with an attempt that ends well after its job was given to another: what it found and what it wrote is
     thrown away, and its successor's counts, once.

@@ -94,10 +94,7 @@ def test_every_clip_is_answered_once_whatever_its_company(
         assert set(together) == {clip.id for clip in clips}
 
 
-@pytest.mark.parametrize("metric", [MetricName.ACCURACY, MetricName.IWER, MetricName.ICER])
-def test_one_answer_per_clip_gives_the_scores_of_one_per_pair(
-    model: AudioLanguageModel, tmp_path: Path, metric: MetricName
-) -> None:
+def test_one_answer_per_clip_gives_the_scores_of_one_per_pair(model: AudioLanguageModel, tmp_path: Path) -> None:
     """Where a clip has several references, generating again for each of them gives the same pairs and score."""
     counts = (1, 3, 2, 5, 1, 2, 4)
     probe = np.random.default_rng(0)
@@ -123,7 +120,8 @@ def test_one_answer_per_clip_gives_the_scores_of_one_per_pair(
             per_pair.append(Pair(clip=clip.id, reference=reference, candidate=candidate))
     assert len(per_pair) == sum(counts)
     assert len(set(once.values())) > 1
-    first, second = evaluate(metric, per_clip), evaluate(metric, per_pair)
-    assert first.value == second.value
-    assert 0 < first.value < 1
-    assert first.items.equals(second.items)
+    for metric in (MetricName.ACCURACY, MetricName.IWER, MetricName.ICER):
+        first, second = evaluate(metric, per_clip), evaluate(metric, per_pair)
+        assert first.value == second.value
+        assert 0 < first.value < 1
+        assert first.items.equals(second.items)
