@@ -196,10 +196,10 @@ def training_lines(options: argparse.Namespace, found: Measured) -> list[str]:
     lines = [
         "## Training",
         "",
-        f"Rounds of {options.steps} steps of {per_step} clips (mean {seconds_each:.1f} s), LoRA dropout 0.1; the "
-        "reference calls the encoder in every step, ranker reads features. Memory is what torch reserved (on a CPU: "
-        "the process's peak) in steps with four of the longest clips. Share of the rate: what a step cannot do without, in "
-        "the time that it took, of the rate of products of square matrices "
+        f"Rounds of {options.steps} steps of {per_step} clips (mean {seconds_each:.1f} s), LoRA dropout 0.1; "
+        "the reference calls the encoder in every step, ranker reads features. Memory is what torch reserved (on a "
+        "CPU: the process's peak) in steps with four of the longest clips. Share of the rate: what a step cannot do "
+        "without, in the time that it took, of the rate of products of square matrices "
         f"({', '.join(f'{name} {rates.get(name, 0):.1f} TFLOP/s' for name in ('fp32', 'bf16'))}, TF32 off).",
         "",
         "| side | samples per second | times the reference's | share of the rate | launches per step | card at work | "

@@ -285,6 +285,6 @@ def fixed_loss(model: AudioLanguageModel, piece: Fixed, masks: Masks) -> torch.T
         dropping=masks,
         places=places,
     )
-    logits = model.head(hidden).float()
+    logits = model.prepared.logits(hidden).float()
     total = functional.cross_entropy(logits, found["labels"], reduction="sum", ignore_index=IGNORED)
     return (total / found["count"])[0]
