@@ -6,7 +6,7 @@ units). A test holds its tokens against transformers' own generation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,10 @@ import torch
 from torch.nn import functional
 
 from ranker.config import Recipe
+from ranker.lalm.frozen import Product, laid_out
 from ranker.lalm.model import AudioLanguageModel
 from ranker.sandbox.base import Features
 from ranker.types import Precision
-
-Linear = Callable[[torch.Tensor], torch.Tensor]
 
 _ROUND = 64  # columns that attention looks at: few different shapes, and aligned ones
 _TABLE = 4_096  # positions whose rotations are computed at a time
@@ -29,11 +28,11 @@ class _Layer:
     """One block: queries, keys and values in one product, gate and up in another."""
 
     norm: torch.Tensor
-    qkv: Linear
-    out: Linear
+    qkv: Product
+    out: Product
     mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Product
+    down: Product
 
 
 class Cache:
@@ -267,18 +266,12 @@ def columns_for(tokens: int) -> int:
     return -(-tokens // _ROUND) * _ROUND
 
 
-def _linear(modules: Sequence[Any], dtype: torch.dtype) -> Linear:
-    """Several linear layers of one input as one, their adapters added in; outputs one behind the other.
-
-    On a CPU the weight is laid out once as oneDNN wants it, which its products in float32, too, are faster with.
-    """
+def _linear(modules: Sequence[Any], dtype: torch.dtype) -> Product:
+    """Several linear layers of one input as one, their adapters added in; outputs one behind the other."""
     weight = torch.cat([_merged(module) for module in modules]).to(dtype)
     biases = [module.bias for module in modules]
     bias = None if biases[0] is None else torch.cat([each.detach() for each in biases]).to(dtype)
-    if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001 as torch's own compiler does
-        return lambda given: torch.ops.mkldnn._linear_pointwise(given, packed, bias, "none", [], "")  # noqa: SLF001
-    return lambda given: functional.linear(given, weight, bias)
+    return laid_out(weight, bias)
 
 
 def _merged(module: Any) -> torch.Tensor:
