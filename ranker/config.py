@@ -290,9 +290,10 @@ class Recipe(Strict):
 _MACHINE = frozenset({"checkpoint_every", "feature_cache_gb", "answer_memory_gb", "threads", "metric_models"})
 _ASKING = frozenset({"repetition_penalty", "max_new_tokens"})
 _LIMITING = frozenset({"max_frames"})
-METHOD = 2
+METHOD = 3
 """Number of the way in which weights come of a recipe: raised by each change after which the same seed gives others,
-so that no such results share a board. 2: packed sequences, and dropout drawn by SFC64.
+so that no such results share a board. 2: packed sequences, and dropout drawn by SFC64. 3: dropout from fewer of its
+bits, and calls of the encoder that have clips of one shard.
 """
 SHARED_BY_PARTS = frozenset({"decoder", "decoder_layers", "precision", "seed"})
 """Fields of the recipe that must be the same for all parts of a track."""

@@ -79,11 +79,9 @@ def attention_flops(query: Sequence[int], key: Sequence[int], *_: object, **__: 
     return 4 * math.prod(query) * key[2]
 
 
-def attention_backward_flops(
-    _: Sequence[int], query: Sequence[int], key: Sequence[int], *__: object, **___: object
-) -> int:
-    """Of its backward: five."""
-    return 10 * math.prod(query) * key[2]
+def batch_addition_flops(_: Sequence[int], one: Sequence[int], other: Sequence[int], *__: object, **___: object) -> int:
+    """Of products that are added to what is there."""
+    return 2 * math.prod(one) * other[2]
 
 
 def addition_flops(_: Sequence[int], one: Sequence[int], other: Sequence[int], *__: object, **___: object) -> int:
@@ -97,8 +95,8 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> FlopCounterMode:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     kernels = {
         torch.ops.aten.addmm_: addition_flops,
+        torch.ops.aten.baddbmm_: batch_addition_flops,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
     }
     return FlopCounterMode(display=False, custom_mapping=kernels)
 

@@ -3,7 +3,7 @@
 After Kaplan et al. 2020 (arXiv:2001.08361, section 2.1): a product with a weight matrix of n numbers costs 2 n per
 token forward, and attention 4 S H per layer and token. Backward costs as much again for the gradient of the inputs, and
 as much again for that of the weights: frozen weights (all but LoRA and the projector) do without the latter. Attention
-is counted over the whole square; a kernel that skips what the causal mask hides does half of that part.
+is counted over the whole square where answers read; a kernel that skips what the causal mask hides does half of that.
 
 Not counted: norms, activations, softmax, rotary positions, the optimizer and the encoder.
 """
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 Row = tuple[int, int, int]
 """One sequence of a training batch: audio frames, prompt tokens, target tokens with EOS."""
+
+_BLOCK = 128  # queries together, as in ranker.lalm.attention, which is not imported: it needs torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,11 @@ class DecoderShape:
 
     def training_step(self, rows: Sequence[Row], feature_dim: int) -> float:
         """Forward and backward of one batch, without padding. The last layer is computed where a token is to be told
-        only, but for its queries, keys and values. Attention's backward makes its weights anew.
+        only, but for its queries, keys and values. Attention goes block by block, up to each block's own end; its
+        backward makes its weights anew.
         """
         tokens, told = sum(sum(row) for row in rows), sum(target for _, _, target in rows)
-        attention = 4.0 * self.hidden * self.layers * sum(sum(row) ** 2 for row in rows)
+        attention = 4.0 * self.hidden * self.layers * sum(_seen(sum(row)) for row in rows)
         joined = self.hidden * (self.hidden + 2 * self.kv)
         joined_lora = self.lora_rank * (3 * self.hidden + self.hidden + 2 * self.kv)
         linear = 2.0 * self.linear * (self.layers - 1) * tokens + 2.0 * (
@@ -72,6 +75,12 @@ class DecoderShape:
         """One more token for each of `rows` sequences that are `length` tokens long."""
         layers = self.layers * (2.0 * self.linear + 4.0 * self.hidden * length)
         return rows * (layers + 2.0 * self.hidden * self.vocabulary)
+
+
+def _seen(length: int) -> int:
+    """Pairs of a query and a key that attention computes in a sequence, as `ranker.lalm.attention` cuts it."""
+    size = -(-length // max(1, round(length / _BLOCK)))
+    return sum((min(start + size, length) - start) * min(start + size, length) for start in range(0, length, size))
 
 
 def smollm2_135m(layers: int | None, lora_rank: int) -> DecoderShape:
