@@ -16,27 +16,35 @@ from urllib.parse import unquote
 _AT = re.compile(r" ?@ ?(?:\[?\d{1,3}(?:\.\d{1,3}){3}\]?|(?:[\w-]{1,63}\.){1,9}[^\W\d_]{2,24}(?![\w-]))")
 _LOCAL = re.compile(r"(?:\"[^\"\n]{1,64}\"|[\w.+%'!#$&*/=?^`{|}~-]{1,64})$")
 _DOT = r"(?:\.|\s?(?:\[(?:dot|\.)\]|\((?:dot|\.)\)|\{(?:dot|\.)\}|<(?:dot|\.)>)\s?)"
+# From its sign on, as _AT: a pattern that began with the name would be tried at each letter of a text.
 _SPELLED = re.compile(
-    r"[\w.+-]{1,64}\s?(?:\[(?:at|@)\]|\((?:at|@)\)|\{(?:at|@)\}|<(?:at|@)>)\s?"
+    r"(?:\[(?:at|@)\]|\((?:at|@)\)|\{(?:at|@)\}|<(?:at|@)>)\s?"
     rf"[\w-]{{1,63}}(?:{_DOT}[\w-]{{1,63}}){{1,9}}",
     re.IGNORECASE,
 )
+_SPELLED_LOCAL = re.compile(r"[\w.+-]{1,64}\s?\Z")
 _ROOTS = (
     "home|root|tmp|Users|var|private|mnt|media|srv|opt|usr|etc|proc|sys|dev|run|boot|scratch|work|workspace|workspaces|"
     "data|datasets|storage|nfs|lustre|gpfs|project|projects|app|content|kaggle"
 )
-_PATH = re.compile(
-    rf"(?<![\w.~:/<-])/(?:(?:{_ROOTS})/[^\s\"'<>|;,()\[\]{{}}]+|tmp(?![\w-]))"
-    r"|file://?/?[^\s\"'<>]+"
-    r"|(?<![\w/])[A-Za-z]:\\{1,2}[\w$.-]{2}[^\s\"'<>|;,]*"
-    r"|(?<![\\\w])\\\\[\w.-]+\\[\w$][^\s\"'<>|;,]*"
-    r"|(?<![\w.~:/])~(?:[a-z_][\w-]*)?/[\w.-][^\s\"'<>|;,()]*"
+# Each of what follows begins with a sign that a text seldom has, which is looked for first.
+_PATHS = (
+    ("/", re.compile(rf"/(?<![\w.~:/<-]/)(?:(?:{_ROOTS})/[^\s\"'<>|;,()\[\]{{}}]+|tmp(?![\w-]))")),
+    ("file:/", re.compile(r"file://?/?[^\s\"'<>]+")),
+    (":\\", re.compile(r"(?<![\w/])[A-Za-z]:\\{1,2}[\w$.-]{2}[^\s\"'<>|;,]*")),
+    ("\\\\", re.compile(r"\\(?<![\\\w]\\)\\[\w.-]+\\[\w$][^\s\"'<>|;,]*")),
+    ("~", re.compile(r"~(?<![\w.~:/]~)(?:[a-z_][\w-]*)?/[\w.-][^\s\"'<>|;,()]*")),
 )
-_SECRET = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    r"|\b(?:hf_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-|sk-|AKIA|AIza)[A-Za-z0-9_-]{16,}"
-    r"|\b[a-z][a-z0-9+.-]{1,20}://[^\s/@:\"'<>]{0,64}:[^\s/@\"'<>]{1,128}@[\w.-]"
-    r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
+_PASSWORD = re.compile(r"://[^\s/@:\"'<>]{0,64}:[^\s/@\"'<>]{1,128}@[\w.-]")
+_SCHEME = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}\Z")
+_KEYS = (
+    ("-----BEGIN ", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+    ("eyJ", re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}")),
+    *(
+        (prefix, re.compile(rf"\b{prefix}[A-Za-z0-9_-]{{16,}}"))
+        for prefix in ("hf_", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "sk-", "AKIA", "AIza")
+    ),
+    ("xox", re.compile(r"\bxox[abprs]-[A-Za-z0-9_-]{16,}")),
 )
 _ESCAPED = re.compile(r"\\(?:u\{?([0-9A-Fa-f]{4,6})\}?|x([0-9A-Fa-f]{2})|([0-9A-Fa-f]{2,6})[ ]?)")
 _ROUNDS = 4
@@ -73,18 +81,29 @@ def addresses(text: str) -> Iterator[str]:
             local = _LOCAL.search(text, max(0, found.start() - 66), found.start())
             if local is not None:
                 yield text[local.start() : found.end()]
-    yield from (found[0] for found in _SPELLED.finditer(text))
+    for found in _SPELLED.finditer(text):
+        local = _SPELLED_LOCAL.search(text, max(0, found.start() - 65), found.start())
+        if local is not None:
+            yield text[local.start() : found.end()]
 
 
 def paths(text: str) -> Iterator[str]:
     """Absolute paths of Unix and Windows, `~user/...`, and `file:` addresses."""
-    if "/" in text or "\\" in text:
-        yield from (found[0].rstrip(".:") for found in _PATH.finditer(text))
+    for sign, pattern in _PATHS:
+        if sign in text:
+            yield from (found[0].rstrip(".:") for found in pattern.finditer(text))
 
 
 def secrets(text: str) -> Iterator[str]:
     """What looks like a private key, a service's token, or an address with a password in it."""
-    yield from (found[0] for found in _SECRET.finditer(text))
+    if "://" in text:
+        for found in _PASSWORD.finditer(text):
+            scheme = _SCHEME.search(text, max(0, found.start() - 21), found.start())
+            if scheme is not None:
+                yield text[scheme.start() : found.end()]
+    for sign, pattern in _KEYS:
+        if sign in text:
+            yield from (found[0] for found in pattern.finditer(text))
 
 
 def readings(text: str) -> list[str]:
@@ -108,7 +127,10 @@ def _read(text: str) -> str:
     if "\\" in text:
         text = _ESCAPED.sub(_letter, text)
     if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+        text = unicodedata.normalize("NFKC", text)
+        for letter in set(text):
+            if unicodedata.category(letter) == "Cf":  # direction marks, joiners, soft hyphens
+                text = text.replace(letter, "")
     return text
 
 

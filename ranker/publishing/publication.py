@@ -376,11 +376,17 @@ _FREE = re.compile(r"(\.(cells|groups|scores|software|recipe|samples|skipped|ref
 
 def _names(value: Any, place: str) -> Iterator[str]:
     """Places of values, with [] for any element, and * for what is named by tasks, packages and the like."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _names(item, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list) and value:
-        for item in value:
-            yield from _names(item, f"{place}[]")
-    else:
-        yield _FREE.sub(r"\1.*", place)
+    at = {place: [value]}  # all values of one place together
+    while at:
+        place, values = at.popitem()
+        is_end = False
+        for each in values:
+            if isinstance(each, dict) and each:
+                for key, item in each.items():
+                    at.setdefault(f"{place}.{key}" if place else str(key), []).append(item)
+            elif isinstance(each, list) and each:
+                at.setdefault(f"{place}[]", []).extend(each)
+            else:
+                is_end = True
+        if is_end:
+            yield _FREE.sub(r"\1.*", place)
