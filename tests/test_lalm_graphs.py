@@ -18,9 +18,10 @@ from test_lalm_generate import PROMPT, RECIPE, batch, tiny
 
 from ranker.lalm import fixed, graphs
 from ranker.lalm import generate as generation
-from ranker.lalm.fixed import Fixed, Masks, Shape, fixed_loss
+from ranker.lalm.fixed import Fixed, Shape, fixed_loss, masks_of, masks_size
 from ranker.lalm.generate import answered
 from ranker.lalm.graphs import Graphs, PieceGraphs
+from ranker.lalm.joined import GROUPS, Joined
 from ranker.lalm.merged import MergedDecoder
 from ranker.lalm.model import _PIECE_TOKENS, AudioLanguageModel, Example
 from ranker.lalm.packed import Dropping
@@ -84,7 +85,7 @@ def test_padded_to_a_shape_is_the_packed_computation(
     for block in (fixed.BLOCK, 16):
         monkeypatch.setattr(fixed, "BLOCK", block)
         padded = Fixed.of(piece)
-        loss = fixed_loss(model, padded, Masks(rate=0.0, count=padded.shape.rows, kept=torch.empty(0)))
+        loss = fixed_loss(model, Joined.of(model.decoder), padded)
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
         assert_near(gradients(model, loss), gradients(model, model.loss(piece)))
 
@@ -96,30 +97,42 @@ def test_dropout_of_a_shape_is_that_of_its_real_rows() -> None:
     model = talking(lora_dropout=0.4)
     (piece,) = model.pack(examples(2, (20, 3, 9)))
     padded = Fixed.of(piece)
-    kept = torch.empty(Masks.size(model, padded.shape), dtype=torch.uint8)
+    joined = Joined.of(model.decoder)
+    kept = torch.empty(masks_size(joined, padded.shape), dtype=torch.uint8)
     kept.bernoulli_(0.6, generator=torch.Generator().manual_seed(1))
-    loss = fixed_loss(model, padded, Masks(rate=0.4, count=padded.shape.rows, kept=kept))
+    loss = fixed_loss(model, joined, padded, rate=0.4, kept=kept)
+    # One mask of each layer, in their order, where a shape has one for all layers that read the same.
+    masks = masks_of(joined, padded.shape, kept)
+    single = [
+        mask
+        for number, whole in enumerate(masks)
+        if whole is not None
+        for mask in whole.chunk(len(GROUPS[number % 4]), 1)
+    ]
+    assert len(single) == 2 * 7
 
-    class Same(Masks):
+    class Same:
         """The masks of the shape, without its padding."""
 
-        def keep(self, width: int, rows: torch.Tensor | None) -> torch.Tensor | None:
-            found = super().keep(width, None if rows is None else torch.empty(padded.shape.labels))
-            assert found is not None
-            return found[: len(piece.positions)] if rows is None else found[: len(rows)]
+        rate = 0.4
 
-    same = Same(rate=0.4, count=padded.shape.rows, kept=kept)
+        def keep(self, width: int, rows: torch.Tensor | None) -> torch.Tensor | None:
+            mask = single.pop(0)
+            assert mask.shape[1] == width
+            return mask[: len(piece.positions if rows is None else rows)]
+
+    same = Same()
 
     def drawn(*given: Any) -> Dropping:
         return same
 
-    model.dropping = drawn  # type: ignore[method-assign]
+    model.dropping = drawn  # type: ignore[method-assign, assignment]
     expected = model.loss(piece)
-    assert same._taken == len(kept), "every byte is used, once"
+    assert single == []
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     assert_near(gradients(model, loss), gradients(model, expected))
     model.lora_dropout = 0.0
-    without = fixed_loss(model, padded, Masks(rate=0.0, count=0, kept=kept))
+    without = fixed_loss(model, joined, padded)
     assert abs(loss.item() - without.item()) > 1e-3
 
 
@@ -136,8 +149,8 @@ def test_padding_is_read_by_nothing() -> None:
     parts["tokens"][real:] = 7
     parts["positions"][real:] = 500
     other.frames.requires_grad_()
-    none = Masks(rate=0.0, count=0, kept=torch.empty(0))
-    losses = [fixed_loss(model, each, none) for each in (one, other)]
+    joined = Joined.of(model.decoder)
+    losses = [fixed_loss(model, joined, each) for each in (one, other)]
     assert torch.equal(*losses)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     plain = torch.autograd.grad(losses[0], trained)
@@ -153,8 +166,9 @@ def test_a_blank_piece_adds_nothing() -> None:
     model = talking()
     shape = Fixed.of(model.pack(examples(1, (4, 9)))[0]).shape
     blank = Fixed.blank(shape, 5, CPU)
-    kept = torch.zeros(Masks.size(model, shape), dtype=torch.uint8)
-    loss = fixed_loss(model, blank, Masks(rate=0.1, count=shape.rows, kept=kept))
+    joined = Joined.of(model.decoder)
+    kept = torch.zeros(masks_size(joined, shape), dtype=torch.uint8)
+    loss = fixed_loss(model, joined, blank, rate=0.1, kept=kept)
     assert loss.item() == 0.0
     assert all(not gradient.any() for gradient in gradients(model, loss).values())
 
@@ -275,7 +289,7 @@ def test_answers_of_fixed_steps_are_the_same(most: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(graphs, "_COLUMNS", 64)
     monkeypatch.setattr(graphs, "_ROWS", (2, 4))
     model, clips = tiny(1), [*batch(1, 7), *batch(2, 3, longest=300)]
-    asked = {"prompt": PROMPT, "max_new_tokens": 30, "recipe": RECIPE}
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": 30, "recipe": RECIPE}
     plain, ours = (
         dict(answered(MergedDecoder(model, RECIPE, graphs=each), enumerate(clips), count=len(clips), **asked))
         for each in (False, True)

@@ -8,18 +8,18 @@ two tensors, made on the host ahead of time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from ranker.lalm.joined import Joined
 from ranker.lalm.model import AudioLanguageModel, Packed
-from ranker.lalm.packed import run
 
 BLOCK = 256  # queries together, as in ranker.lalm.attention
 IGNORED = -100
+_PLACES = ("place", "row", "wanted", "predicts")
 _LEAST_ROWS, _LEAST_LONGEST, _LEAST_LABELS = 64, 32, 64
 
 
@@ -123,41 +123,23 @@ def _fill(piece: Packed, shape: Shape, frames: torch.Tensor, into: dict[str, np.
     into["count"][:] = round(1 / piece.share)
 
 
-@dataclass(kw_only=True)
-class Masks:
-    """Dropout that was drawn beforehand: `kept` (N,) bytes, of which each call takes the next."""
+def masks_size(joined: Joined, shape: Shape) -> int:
+    """Bytes of dropout for one pass of a piece of this shape through all blocks."""
+    return sum(rows * width for rows, width in joined.masks(shape.rows, shape.labels))
 
-    rate: float
-    count: int
-    kept: torch.Tensor
-    _taken: int = field(default=0, init=False)
 
-    def keep(self, width: int, rows: torch.Tensor | None) -> torch.Tensor | None:
-        """As `ranker.lalm.packed.Dropping` says."""
-        if not self.rate:
-            return None
-        count = self.count if rows is None else len(rows)
-        first, self._taken = self._taken, self._taken + count * width
-        return self.kept[first : self._taken].view(count, width)
-
-    @staticmethod
-    def size(model: AudioLanguageModel, shape: Shape) -> int:
-        """Bytes for one pass of a piece of this shape through all layers."""
-        blocks = model.body.layers
-        total = 0
-        for index, block in enumerate(blocks):
-            attention, mlp = block.self_attn, block.mlp
-            before = (attention.q_proj, attention.k_proj, attention.v_proj)
-            after = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-            rows = shape.labels if index + 1 == len(blocks) else shape.rows
-            total += shape.rows * sum(layer.in_features for layer in before)
-            total += rows * sum(layer.in_features for layer in after)
-        return total
+def masks_of(joined: Joined, shape: Shape, kept: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Those bytes, 1 where an input is kept, cut into the masks of each block; None: nothing is left out."""
+    shapes = joined.masks(shape.rows, shape.labels)
+    if kept is None:
+        return [None] * len(shapes)
+    cut = torch.split(kept, [rows * width for rows, width in shapes])
+    return [part.view(each) for part, each in zip(cut, shapes, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Attention and the choice of rows in a fixed shape; where `ranker.lalm.packed.run` gets them from."""
+    """Attention and the choice of rows in a fixed shape."""
 
     shape: Shape
     place: torch.Tensor
@@ -166,67 +148,46 @@ class Places:
     predicts: torch.Tensor
     later: torch.Tensor  # (BLOCK, BLOCK): minus infinity on what comes later
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """(T, heads, E) and twice (T, groups, E) to (T, heads E), as ranker.lalm.attention."""
-        found: torch.Tensor = _Attention.apply(self, query, key, value)  # type: ignore[no-untyped-call]
-        return found
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """(T, heads, E) and twice (T, groups, E) to (T, heads E), and what is kept for `attend_back`.
 
-    def choose(self, x: torch.Tensor) -> torch.Tensor:
-        """(T, H) to the rows that predict a label, (L, H)."""
-        found: torch.Tensor = _Chosen.apply(x, self.wanted, self.predicts)  # type: ignore[no-untyped-call]
-        return found
-
-
-class _Chosen(torch.autograd.Function):
-    """Some rows, each once but for padding; the others get what the padding gets, which is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, wanted: torch.Tensor, predicts: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(predicts)
-        return x.index_select(0, wanted)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (predicts,) = ctx.saved_tensors
-        return grad.index_select(0, predicts), None, None
-
-
-class _Attention(torch.autograd.Function):
-    """By matrix products, block by block of queries, weights computed again for the backward pass.
-
-    torch's own kernels for a GPU add up gradients in no fixed order, unless all of torch is told not to.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, places: Places, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        keys, values = (_by_group(places, each, 1)[:, 0] for each in (key, value))  # (B groups, S, E)
-        asked = _by_group(places, query, query.shape[1] // key.shape[1]).mul_(_scale(query))  # (B groups, G, S, E)
-        ctx.places = places
-        ctx.save_for_backward(asked, keys, values)
+        By matrix products, block by block of queries: torch's own kernels for a GPU add up gradients in no fixed order,
+        unless all of torch is told not to.
+        """
+        keys, values = (_by_group(self, each, 1)[:, 0] for each in (key, value))  # (B groups, S, E)
+        asked = _by_group(self, query, query.shape[1] // key.shape[1]).mul_(_scale(query))  # (B groups, G, S, E)
         found = [
-            torch.bmm(_weights(places, asked, keys, start, stop), values[:, :stop]).view_as(asked[:, :, start:stop])
-            for start, stop in _blocks(places)
+            torch.bmm(_weights(self, asked, keys, start, stop), values[:, :stop]).view_as(asked[:, :, start:stop])
+            for start, stop in _blocks(self)
         ]
-        return _by_row(places, torch.cat(found, 2)).flatten(1)
+        return _by_row(self, torch.cat(found, 2)).flatten(1), (asked, keys, values)
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        places: Places = ctx.places
-        asked, keys, values = ctx.saved_tensors
-        given = _by_group(places, grad.view(len(grad), -1, asked.shape[-1]), asked.shape[1])
+    def attend_back(self, saved: tuple[torch.Tensor, ...], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Gradients of queries, keys and values from that of the result (T, heads E); weights are computed again."""
+        asked, keys, values = saved
+        given = _by_group(self, grad.view(len(grad), -1, asked.shape[-1]), asked.shape[1])
         of_keys, of_values = (torch.zeros_like(keys, dtype=torch.float32) for _ in range(2))
         of_asked = []
-        for start, stop in _blocks(places):
+        for start, stop in _blocks(self):
             block, own = given[:, :, start:stop].flatten(1, 2), asked[:, :, start:stop]
-            weights = _weights(places, asked, keys, start, stop)
+            weights = _weights(self, asked, keys, start, stop)
             of_values[:, :stop] += torch.bmm(weights.mT, block)
             of_weights = torch.bmm(block, values[:, :stop].mT)
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)  # noqa: SLF001
             of_keys[:, :stop] += torch.bmm(of_scores.mT, own.flatten(1, 2))
             of_asked.append(torch.bmm(of_scores, keys[:, :stop]).view_as(own))
-        of_query = _by_row(places, torch.cat(of_asked, 2)).mul_(_scale(asked))
-        of_key, of_value = (_by_row(places, each[:, None].to(keys.dtype)) for each in (of_keys, of_values))
-        return None, of_query, of_key, of_value
+        of_query = _by_row(self, torch.cat(of_asked, 2)).mul_(_scale(asked))
+        return of_query, *(_by_row(self, each[:, None].to(keys.dtype)) for each in (of_keys, of_values))
+
+    def choose(self, x: torch.Tensor) -> torch.Tensor:
+        """(T, H) to the rows that predict a label, each once but for padding: (L, H)."""
+        return x.index_select(0, self.wanted)
+
+    def choose_back(self, grad: torch.Tensor) -> torch.Tensor:
+        """The gradient of x; rows that predict nothing get the padding's, which is 0."""
+        return grad.index_select(0, self.predicts)
 
 
 def _scale(query: torch.Tensor) -> float:
@@ -262,29 +223,28 @@ def _weights(places: Places, asked: torch.Tensor, keys: torch.Tensor, start: int
     return torch.softmax(scores, -1)
 
 
-def fixed_loss(model: AudioLanguageModel, piece: Fixed, masks: Masks) -> torch.Tensor:
+def fixed_loss(
+    model: AudioLanguageModel, joined: Joined, piece: Fixed, *, rate: float = 0.0, kept: torch.Tensor | None = None
+) -> torch.Tensor:
     """What `AudioLanguageModel.loss` gives for the piece that this was made of, and no shape hangs on its content.
 
-    The piece lies on the model's device.
+    `joined` are the model's own blocks; the piece lies on its device, and `kept` has the bytes of dropout of `rate`.
     """
-    found = parts(piece.numbers, piece.shape)
+    shape, found = piece.shape, parts(piece.numbers, piece.shape)
     projected = model.projector((piece.frames - model.feature_mean) * model.feature_scale)
     text: torch.Tensor = model.body.embed_tokens(found["tokens"])
     embedded = torch.where(found["is_frame"].bool()[:, None], projected.to(text.dtype), text)
     later = torch.full((BLOCK, BLOCK), float("-inf"), dtype=text.dtype, device=text.device).triu_(1)
-    places = Places(
-        shape=piece.shape, later=later, **{name: found[name] for name in ("place", "row", "wanted", "predicts")}
-    )
-    hidden = run(
-        model.decoder,
-        model.prepared,
+    cos, sin = model.body.rotary_emb(embedded, found["positions"][None])
+    cos, sin = (each[0, :, None, : each.shape[-1] // 2].contiguous() for each in (cos, sin))
+    hidden = joined.run(
         embedded,
-        lengths=(),
-        positions=found["positions"],
-        wanted=found["wanted"],
-        dropping=masks,
-        places=places,
+        places=Places(shape=shape, later=later, **{name: found[name] for name in _PLACES}),
+        cos=cos,
+        sin=sin,
+        rate=rate,
+        kept=masks_of(joined, shape, kept if rate else None),
     )
-    logits = model.prepared.logits(hidden).float()
+    logits = model.prepared.logits(model.body.norm(hidden)).float()
     total = functional.cross_entropy(logits, found["labels"], reduction="sum", ignore_index=IGNORED)
     return (total / found["count"])[0]

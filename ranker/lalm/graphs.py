@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ranker.lalm.fixed import Fixed, Masks, fixed_loss
+from ranker.lalm.fixed import Fixed, fixed_loss, masks_size
+from ranker.lalm.joined import Joined
 from ranker.lalm.merged import Cache, MergedDecoder
 from ranker.lalm.model import AudioLanguageModel, Packed
 
@@ -104,7 +105,7 @@ class PieceGraphs:
         self, model: AudioLanguageModel, trained: Sequence[torch.nn.Parameter], *, capture: bool = True
     ) -> None:
         """For these weights; without `capture` each operation is launched by itself, on a GPU too, for comparison."""
-        self._model, self._trained = model, list(trained)
+        self._model, self._trained, self._joined = model, list(trained), Joined.of(model.decoder)
         self._rate = model.lora_dropout if model.training else 0.0
         self._grads = [torch.zeros_like(weight) for weight in self._trained]
         for weight, grad in zip(self._trained, self._grads, strict=True):
@@ -131,10 +132,10 @@ class PieceGraphs:
     def _made(self, like: Fixed) -> _Piece:
         model, shape = self._model, like.shape
         static = Fixed.blank(shape, like.frames.shape[1], model.device)
-        kept = self._room(Masks.size(model, shape) if self._rate else 0)
+        kept = self._room(masks_size(self._joined, shape) if self._rate else 0)
 
         def work() -> None:
-            loss = fixed_loss(model, static, Masks(rate=self._rate, count=shape.rows, kept=kept))
+            loss = fixed_loss(model, self._joined, static, rate=self._rate, kept=kept)
             # Not `backward`, whose nodes that add to .grad belong to the stream on which they were first met.
             found = torch.autograd.grad(loss, self._trained)
             torch._foreach_add_(self._grads, found)

@@ -36,16 +36,6 @@ class Dropping(Protocol):
         """1 (T, width), as bytes, where an input is kept, else 0; of these `rows` only, if given; None if all are."""
 
 
-class Places(Protocol):
-    """Attention and the choice of rows in a fixed shape, as CUDA graphs need them (ranker.lalm.fixed)."""
-
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """As `ranker.lalm.attention.attend`, of the sequences that it knows."""
-
-    def choose(self, x: torch.Tensor) -> torch.Tensor:
-        """The rows that are wanted of x (T, H)."""
-
-
 class Adapted:
     """A frozen linear layer and its adapter a (R, I), b (O, R), which enters in the dtype of the layer."""
 
@@ -99,7 +89,7 @@ class Norm:
         return scaled.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding (Su et al. 2021) in halves: x (T, heads, 2 E), cos and sin (T, 1, E)."""
     first, second = x.chunk(2, -1)
     turned = torch.empty_like(x)
@@ -168,7 +158,7 @@ class _BeforeAttention(torch.autograd.Function):
         ctx.save_for_backward(x, inverse, *adapters, *(bottleneck for _, bottleneck in made))
         query, key, value = (out.view(len(x), -1, this.block.head_dim) for out, _ in made)
         assert this.turn is not None
-        return _turn(query, *this.turn), _turn(key, *this.turn), value
+        return turn(query, *this.turn), turn(key, *this.turn), value
 
     @staticmethod
     def backward(ctx: Any, of_query: torch.Tensor, of_key: torch.Tensor, of_value: torch.Tensor) -> Grads:
@@ -178,7 +168,7 @@ class _BeforeAttention(torch.autograd.Function):
         normed = this.block.norm.again(x, inverse)
         assert this.turn is not None
         cos, sin = this.turn
-        grads = (_turn(of_query, cos, -sin), _turn(of_key, cos, -sin), of_value)
+        grads = (turn(of_query, cos, -sin), turn(of_key, cos, -sin), of_value)
         total: torch.Tensor | None = None
         of_adapters: list[torch.Tensor] = []
         layers = this.adapted(this.block.before, adapters, x.dtype)
@@ -270,14 +260,12 @@ def run(
     positions: torch.Tensor,
     wanted: torch.Tensor,
     dropping: Dropping,
-    places: Places | None = None,
 ) -> torch.Tensor:
     """Last hidden states, normed, of the rows `wanted` (N,): (N, H).
 
     `decoder` is a Llama in peft's LoRA, `prepared` its frozen layers; `embedded` (T, H) has the sequences of
     these `lengths` one after another, `positions` (T,) the position of each row in its own. Rows that are not wanted
-    pass the last block only as far as the others attend to them. `places`, if given, tells how rows attend and which
-    are wanted, in a fixed shape.
+    pass the last block only as far as the others attend to them.
     """
     body = decoder.base_model.model.model
     cos, sin = body.rotary_emb(embedded, positions[None])
@@ -290,10 +278,10 @@ def run(
         query, key, value = _BeforeAttention.apply(  # type: ignore[no-untyped-call]
             _pass(block, before, dropping, None, turn=turn), hidden, *_adapters(before)
         )
-        attended = places.attend(query, key, value) if places else attend(query, key, value, lengths)  # (T, heads E)
+        attended = attend(query, key, value, lengths)  # (T, heads E)
         rows = wanted if index + 1 == len(prepared.blocks) else None
         if rows is not None:
-            hidden, attended = (places.choose(each) if places else each[rows] for each in (hidden, attended))
+            hidden, attended = hidden[rows], attended[rows]
         after = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         hidden = _AfterAttention.apply(  # type: ignore[no-untyped-call]
             _pass(block, after, dropping, rows), hidden, attended, *_adapters(after)
