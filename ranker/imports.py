@@ -26,7 +26,7 @@ from ranker.durable import whole_file
 from ranker.errors import MissingError, OrganizerError, UsageError
 from ranker.home import Home
 from ranker.reweighing import Weights
-from ranker.scoretable import Ranked, TableRanking, rank_table
+from ranker.scoretable import Ranked, TableRanking, rank_table, read
 from ranker.types import Action
 
 _SHOWN = 5
@@ -137,12 +137,7 @@ def ranking(
     Raises as `table`, and OrganizerError if its file changed.
     """
     found = table(session, benchmark, track)
-    path = _path(home, found.origin.digest)
-    if not path.is_file() or file_digest(path) != found.origin.digest:
-        raise OrganizerError(
-            f"{path}: the table imported for track {track} is gone or was changed; restore the file from a backup of "
-            "the home, or import the table again"
-        )
+    path = _unchanged(home, found)
     if weights is not None:
         weighed = {name: weights.applied(each) if name == track else each for name, each in benchmark.tracks.items()}
         benchmark = benchmark.model_copy(update={"tracks": weighed})
@@ -168,8 +163,19 @@ def board(
 
 def teams(session: Session, home: Home, benchmark: RankedBenchmark) -> set[str]:
     """Names of all teams of the benchmark's tables, baselines left out. Raises as `ranking`."""
-    rankings = [ranking(session, home, benchmark, track)[0] for track in tracks(session, benchmark)]
-    return {row.team for each in rankings for row in each.rows if not row.is_baseline}
+    tables = [table(session, benchmark, track) for track in tracks(session, benchmark)]
+    return {team for each in tables for team in read(_unchanged(home, each)).teams if team not in each.baselines}
+
+
+def _unchanged(home: Home, found: Table) -> Path:
+    """The file of a table. Raises OrganizerError where it is not what was imported."""
+    path = _path(home, found.origin.digest)
+    if not path.is_file() or file_digest(path) != found.origin.digest:
+        raise OrganizerError(
+            f"{path}: the table imported for track {found.track} is gone or was changed; restore the file from a "
+            "backup of the home, or import the table again"
+        )
+    return path
 
 
 def _latest(session: Session, benchmark: str, track: str) -> Event | None:

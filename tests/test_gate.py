@@ -15,7 +15,7 @@ from boards import small_board, submissions
 from ranker import privacy
 from ranker.publishing.gate import Finding, Forbidden, Leak, sweep
 from ranker.publishing.knowledge import shipped
-from ranker.publishing.reading import pieces
+from ranker.publishing.reading import _parsed, _plain, pieces
 from ranker.site import render
 from ranker.types import Standing
 
@@ -384,3 +384,37 @@ def test_a_manifest_for_everybody_lacks_what_is_ours() -> None:
     anonymous = json.dumps(privacy.public(checked, is_anonymous=True))
     assert "urich" not in anonymous
     assert "output_dim" in anonymous
+
+
+def test_simple_markup_is_read_as_any_other(page: Path) -> None:
+    """Attacks the quick reading of markup: on every page it finds each value and word that the parser finds."""
+    looked_at, others = 0, list[str]()
+    for path in page.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        quick, whole = _plain(text), _parsed(text)
+        if quick is None:
+            others.append(path.name)
+            continue
+        assert {value for _, value in quick} == {value for _, value in whole}
+        words = ["".join(value for place, value in found if place.startswith("line ")) for found in (quick, whole)]
+        assert words[0] == words[1]
+        looked_at += len(quick)
+    assert looked_at > 1_000
+    assert set(others) <= {"method.html", "compare.html"}  # entities in formulas, <noscript>
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "<p title='a'>x</p>",
+        "<!-- x -->",
+        "<script>x</script>",
+        "a < b",
+        "<P>x</P>",
+        "<p>&commat;</p>",
+        "<style>x</style>",
+    ],
+)
+def test_markup_that_is_not_simple_goes_to_the_parser(odd: str) -> None:
+    """Attacks with quotes, comments, scripts, entities and stray signs: the quick reading does not guess at them."""
+    assert _plain(f"<!doctype html><main>{odd}</main>") is None
