@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import browser
 from boards import official_board
 
-TEAMS = (23, 200, 500)
+TEAMS = (23, 200, 1000)
 SORT = "document.querySelector('.heads .task button').click(); return document.body.offsetHeight"
 WEIGH = """const slider = document.querySelector('.slider input[data-task]'); slider.value = Number(slider.value) + 0.5;
            slider.dispatchEvent(new Event('input', {bubbles: true})); return document.body.offsetHeight"""
