@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import resource
@@ -28,6 +29,7 @@ from speed.card_same import same
 RANKER, GRAPHS, BF16, GRAPHS_BF16 = "ranker", "ranker, graphs", "ranker, bf16", "ranker, bf16, graphs"
 REFERENCE, SAME = "reference loop", "same"
 OURS = (RANKER, GRAPHS, BF16, GRAPHS_BF16)
+PROFILED = 3  # steps: the profiler takes long to sort what it saw
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 
 
@@ -49,7 +51,7 @@ class Profile:
 
     def __init__(self, device: torch.device) -> None:
         kinds = torch.profiler.ProfilerActivity
-        activities = [kinds.CPU, *([kinds.CUDA] if device.type == "cuda" else [])]
+        activities = [kinds.CUDA if device.type == "cuda" else kinds.CPU]  # launches are among the card's
         self._device, self._profiler = device, torch.profiler.profile(activities=activities)
 
     def __enter__(self) -> Profile:
@@ -140,19 +142,20 @@ class Ours:
             if word == "end":
                 raise Ended
             losses.clear()
+            state["steps"] = min(PROFILED, steps) if word == "profile" else steps
             state["profile"] = Profile(self.device).__enter__() if word == "profile" else None
             waited(self.device)
             state["started"] = time.perf_counter()
 
-        def stepped(done: int, loss: float) -> None:
+        def stepped(_: int, loss: float) -> None:
             losses.append(loss)
-            if done % steps:
+            if len(losses) < state["steps"]:
                 return
             waited(self.device)
             found: dict[str, Any] = {"seconds": time.perf_counter() - state["started"], "losses": list(losses)}
             if state["profile"] is not None:
                 state["profile"].__exit__()
-                found |= state["profile"].found(steps)
+                found |= state["profile"].found(state["steps"])
             self._done.put(found)
             begin()
 
@@ -237,14 +240,18 @@ class Theirs:
         if profile:
             profile.__enter__()
         losses = []
-        for _ in range(self.steps):
+        steps = min(PROFILED, self.steps) if profiled else self.steps
+        for _ in range(steps):
             losses.append(self.training.step(self._batches[self._taken % len(self._batches)], 0))
             self._taken += 1
         if profile:
             profile.__exit__()
         waited(self.device)
         found = {"seconds": time.perf_counter() - started, "losses": losses}
-        return found | (profile.found(self.steps) if profile else {})
+        return found | (profile.found(steps) if profile else {})
+
+    def end_training(self) -> None:
+        """Nothing is held beyond a step."""
 
     def memory(self) -> None:
         for _ in range(2):
@@ -293,6 +300,8 @@ def did(side: Any, asked: dict[str, Any], options: Any, device: torch.device) ->
         case "train":
             found = side.train(profiled=asked.get("profiled", False))
         case "memory":
+            side.end_training()
+            gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
