@@ -197,6 +197,17 @@ def test_condition_follows_the_tracks_own_data(home: Home) -> None:
     assert after["B"] == before["B"]
 
 
+def test_cuda_graphs_are_another_condition_on_a_gpu_and_none_on_a_cpu(home: Home) -> None:
+    """Other sums and other dropout share no board and no weights; a CPU has no graphs, whatever the home says."""
+    asked = [
+        condition_for(home, benchmark(), "A", limit_steps=None, sandboxed=True, device=device, cuda_graphs=graphs)
+        for device in ("cpu", "NVIDIA H200")
+        for graphs in (False, True)
+    ]
+    assert [each.cuda_graphs for each in asked] == [False, False, False, True]
+    assert len({each.digest for each in asked}) == len({each.circumstances for each in asked}) == 3
+
+
 def test_more_steps_than_the_recipe_has_are_no_other_condition(home: Home) -> None:
     """`--limit-steps` limits: above the recipe's steps it changes nothing, below it is said, and zero is refused."""
     whole = condition(home)
