@@ -18,7 +18,7 @@ from ranker.home import asset
 from ranker.site import Sample, TrackRun, charts, export, render, text
 from ranker.site.submission_view import standings, submission_view
 from ranker.site.track_view import demonstrations, track_view
-from ranker.types import Standing, SubmissionState
+from ranker.types import Group, Standing, SubmissionState
 
 VOID = {"meta", "link", "col", "input", "br", "img", "line", "rect", "circle", "path", "polyline"}
 
@@ -454,3 +454,14 @@ def test_what_the_rules_leave_open_stands_below_and_says_so(tmp_path: Path) -> N
     data = json.loads((folder / "data.json").read_text())
     assert [row["standing"] for row in data["boards"][0]["rows"]] == ["ranked", "late", "pending"]
     assert data["submissions"][2]["standing"].startswith("It is not ranked yet")
+
+
+def test_only_long_tables_of_many_tasks_are_boxes_that_can_be_skipped() -> None:
+    """The official table stays a table; with twice its rows it is swift, unless a heading spans more than is known."""
+    board = official_board()
+    assert not track_view(board, {}).swift
+    again = tuple(replace(row, submission_id=f"b{row.submission_id[1:]}") for row in board.rows)
+    long = replace(board, rows=(*board.rows, *again))
+    assert track_view(long, {}).swift
+    many = [replace(each, name=f"{each.name}{n}", group=Group.PUBLIC) for n in range(3) for each in board.columns]
+    assert not track_view(replace(long, columns=(*many, board.columns[-1])), {}).swift
