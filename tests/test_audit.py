@@ -38,14 +38,14 @@ from ranker.service import Ranker
 from ranker.settings import AuditSettings
 from ranker.types import AuditVerdict, Change, JobKind, SandboxName, Status
 
-STEPS = 24
+STEPS = 48
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
 RECIPE = {
     "decoder": BENCHMARK["recipe"]["decoder"],
     "decoder_layers": 1,
     "steps": STEPS,
     "batch_size": 8,
-    "learning_rate": 0.005,
+    "learning_rate": 0.01,
     "warmup_steps": 2,
     "lora_dropout": 0.0,
     "feature_standardize": True,

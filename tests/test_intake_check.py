@@ -192,7 +192,7 @@ def test_the_override_says_which_encoder(home: Home, engine: Engine, tmp_path: P
     assert json.loads(json.dumps(found)) == found
 
 
-@pytest.mark.dear(day=2)
+@pytest.mark.dear(day=0)
 def test_weights_of_a_killed_check_bind_nobody(home: Home, engine: Engine, tmp_path: Path) -> None:
     """A check that was killed after it froze weights, and before it could say so: they are used again if the same hosts
     may be asked, and go with a refusal, so that the team's next try is not held to them. Accepted ones stay.

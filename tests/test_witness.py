@@ -357,7 +357,7 @@ def stop_in_training(progress: Any) -> None:
         raise KeyboardInterrupt
 
 
-@pytest.mark.dear(day=2)
+@pytest.mark.dear(day=1)
 def test_results_do_not_depend_on_the_secret(tmp_path: Path) -> None:
     """A run, and one with another secret that was stopped and resumed: another order at the encoder, the same bits of
     weights and answers.
