@@ -105,8 +105,7 @@ class Job:
     @cached_property
     def part(self) -> TrackPart:
         """The track's public part, as it is measured here."""
-        layout = Layout.XARES_LLM if self.side == PADDED else Layout.RANKER
-        return part_of(self.options, Precision.BF16 if self.side == RANKER_BF16 else Precision.FP32, layout)
+        return part_of(self.options, self.side)
 
     @property
     def key(self) -> str:
@@ -148,12 +147,12 @@ class Job:
         return [(clip, reference) for clip in clips for reference in clip.references(task.test.key)]
 
 
-def part_of(
-    options: argparse.Namespace, precision: Precision = Precision.FP32, layout: Layout = Layout.RANKER
-) -> TrackPart:
-    """The recipe is mini's but for what the options change."""
+def part_of(options: argparse.Namespace, side: str = RANKER) -> TrackPart:
+    """The recipe is mini's but for what the options and the side change."""
     part = load(Benchmark, ROOT / "configs" / "mini.yaml").part(options.track, Part.PUBLIC)
-    changes = {"precision": precision, "layout": layout, "steps": options.steps, "lora_dropout": options.dropout}
+    changes = {"steps": options.steps, "lora_dropout": options.dropout}
+    changes["precision"] = Precision.BF16 if side == RANKER_BF16 else Precision.FP32
+    changes["layout"] = Layout.XARES_LLM if side == PADDED else Layout.RANKER
     recipe = Recipe.model_validate(part.recipe.model_dump() | changes)
     return TrackPart(name=part.name, recipe=recipe, mixture=part.mixture, tasks=part.tasks)
 
@@ -170,6 +169,7 @@ def share(job: Job) -> None:
         model.standardize([made[key] for key in excerpts][:STANDARDIZED_OVER])
     model.save_trained(job.shared("initial.safetensors"))
     torch.save({key: torch.from_numpy(each) for key, each in made.items()}, job.shared("features.pt"))
+    job.say(f"{len(made)} clips are encoded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,7 +434,7 @@ def report(options: argparse.Namespace, runs: Runs, minutes: float) -> str:
         "## What this does not show",
         "",
         "The reference loop (bench/reference.py) stands in for XARES-LLM, whose semantics it has. "
-        f"{f'Another stand-in: {files.stand_in}. ' if files.stand_in else ''}`mini` is synthetic sound, and has few "
+        f"{f'Besides, {files.stand_in}. ' if files.stand_in else ''}`mini` is synthetic sound, and has few "
         "test clips: differences smaller than the intervals are not excluded. Nothing here is of the challenge's "
         "100,000 steps, of its whole decoder, or of a GPU.",
     ]
@@ -463,8 +463,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ranker-score-parity-") as folder:
         from peer_parity import write_decoder
 
-        layers = part_of(options).recipe.decoder_layers
-        write_decoder(Path(folder) / "decoder", layers or decoders.locate(decoders.STAND_IN_DECODER).layers)
+        write_decoder(Path(folder) / "decoder", part_of(options).recipe.decoder_layers or 30)
         given: dict[str, Any] = {"options": options, "folder": Path(folder), "since": since}
         seeds = range(options.seeds)
         jobs = [Job(side=side, seed=seed, **given) for side in SIDES for seed in seeds]
