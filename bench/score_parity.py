@@ -1,6 +1,6 @@
 """Scores beside the reference's at equal steps: writes docs/results/score_parity.md.
 
-    python bench/score_parity.py [--data data/mini] [--track A] [--seeds 2] [--steps 160] [--encoder logmel]
+    python bench/score_parity.py [--data data/mini] [--track A] [--seeds 2] [--steps 200] [--encoder logmel]
 
 One track of `mini` is trained and answered by ranker in float32 (in both of its layouts), by ranker in bf16 and by the
 reference loop (bench/reference*.py), with the same initial weights, batches, steps and learning rates. Do the scores
@@ -447,7 +447,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--track", default="A")
     parser.add_argument("--encoder", default="logmel", choices=sorted(ENCODERS))
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each side")
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=200, help="default: as many as mini has")
     parser.add_argument("--dropout", type=float, default=Recipe().lora_dropout, help="default: the challenge's")
     parser.add_argument("--clips", type=int, help="test clips of each task at most (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each with one thread")
