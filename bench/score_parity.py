@@ -1,6 +1,6 @@
 """Scores beside the reference's at equal steps: writes docs/results/score_parity.md.
 
-    python bench/score_parity.py [--data data/mini] [--track A] [--seeds 2] [--steps 200] [--encoder logmel]
+    python bench/score_parity.py [--data data/mini] [--track A] [--seeds 2] [--steps 200]
 
 One track of `mini` is trained and answered by ranker in float32 (in both of its layouts), by ranker in bf16 and by the
 reference loop (bench/reference*.py), with the same initial weights, batches, steps and learning rates. Do the scores
@@ -57,26 +57,24 @@ RANKER, PADDED, RANKER_BF16 = "ranker", "ranker in XARES-LLM's layout", "ranker 
 REFERENCE = "reference loop"
 SIDES = (REFERENCE, PADDED, RANKER, RANKER_BF16)  # the slowest first: two at a time then end together
 COMPARED = ((RANKER, REFERENCE), (PADDED, REFERENCE), (RANKER_BF16, REFERENCE), (RANKER_BF16, RANKER))
-ENCODERS = {
-    "logmel": ("logmel_encoder.py", "LogMelEncoder"),
-    "speech_embedding": ("speech_embedding_encoder.py", "SpeechEmbeddingEncoder"),
-}
+SAMPLE = "logmel"  # the cheapest that learns something, and needs no weights
+ENCODER = ROOT / "submissions" / "examples" / SAMPLE / "logmel_encoder.py"
 ASKED_TOGETHER = 32  # pairs in a batch of the reference's: the challenge has 4 to 128
 STANDARDIZED_OVER = 2_000  # excerpts, as in ranker/evaluation.py
 TRACK = "mean of the track"
 
 
 class InProcess(nn.Module):
-    """A sample's encoder in this process. ranker calls `encode`: one clip at a time, without padding. The reference
+    """The sample's encoder in this process. ranker calls `encode`: one clip at a time, without padding. The reference
     calls it as a module, on padded batches; since it does not standardise features, they come standardised by then.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        file, self.attribute = ENCODERS[name]
-        spec: Any = importlib.util.spec_from_file_location(name, ROOT / "submissions" / "examples" / name / file)
+        spec: Any = importlib.util.spec_from_file_location(SAMPLE, ENCODER)
         loaded = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(loaded)
+        self.attribute = "LogMelEncoder"
         self.module: Any = getattr(loaded, self.attribute)().eval()
         self.output_dim = int(self.module.output_dim)
         self.mean, self.scale = torch.zeros(1), torch.ones(1)
@@ -160,7 +158,7 @@ def part_of(options: argparse.Namespace, side: str = RANKER) -> TrackPart:
 def share(job: Job) -> None:
     """Write what the seed's sides share: features, initial weights, and the features' mean and deviation."""
     torch.set_num_threads(1)
-    encoder = InProcess(job.options.encoder)
+    encoder = InProcess()
     model = job.model(encoder.output_dim)
     excerpts = {sample.excerpt.key: sample.excerpt for batch in job.plan(model) for sample in batch}
     plan = calls(excerpts.values(), batch_invariant=False)
@@ -185,7 +183,7 @@ class Found:
 def done(job: Job) -> Found:
     """Train and answer."""
     torch.set_num_threads(1)
-    part, encoder, started = job.part, InProcess(job.options.encoder), time.process_time()
+    part, encoder, started = job.part, InProcess(), time.process_time()
     model = job.model(encoder.output_dim)
     model.load_trained(job.shared("initial.safetensors"))
     found = Found(losses=[])
@@ -406,11 +404,11 @@ def report(options: argparse.Namespace, runs: Runs, minutes: float) -> str:
     lines = [
         "# Scores beside the reference's at equal steps",
         "",
-        f"Written by `python bench/score_parity.py --track {options.track} --encoder {options.encoder} --seeds "
+        f"Written by `python bench/score_parity.py --track {options.track} --seeds "
         f"{options.seeds} --steps {options.steps} --dropout {options.dropout:g}{fewer}` on "
         f"{datetime.now(UTC):%Y-%m-%d}, in {minutes:.1f} minutes, on a CPU.",
         "",
-        f"Track {options.track} of `mini`, its sample encoder `{options.encoder}`, {options.seeds} seeds, "
+        f"Track {options.track} of `mini`, its sample encoder `{SAMPLE}`, {options.seeds} seeds, "
         f"{options.steps} steps (`mini` takes {usual.steps}) of {recipe.batch_size} clips, learning rate "
         f"{recipe.learning_rate:g} after {recipe.warmup_steps} steps, LoRA dropout {options.dropout:g} (`mini` has "
         f"{usual.lora_dropout:g}, the challenge {Recipe().lora_dropout:g}), {recipe.decoder_layers} of the decoder's "
@@ -445,7 +443,6 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "mini", help="of `ranker data build mini`")
     parser.add_argument("--track", default="A")
-    parser.add_argument("--encoder", default="logmel", choices=sorted(ENCODERS))
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each side")
     parser.add_argument("--steps", type=int, default=200, help="default: as many as mini has")
     parser.add_argument("--dropout", type=float, default=Recipe().lora_dropout, help="default: the challenge's")
