@@ -44,8 +44,7 @@ class DecoderShape:
 
     def training_step(self, rows: Sequence[Row], feature_dim: int) -> float:
         """Forward and backward of one batch, without padding. The last layer is computed where a token is to be told
-        only, but for its queries, keys and values. Attention goes block by block, up to each block's own end; its
-        backward makes its weights anew.
+        only, but for its queries, keys and values. Attention goes block by block, up to each block's own end.
         """
         tokens, told = sum(sum(row) for row in rows), sum(target for _, _, target in rows)
         attention = 4.0 * self.hidden * self.layers * sum(_seen(sum(row)) for row in rows)
@@ -58,7 +57,7 @@ class DecoderShape:
         lora += 2.0 * (joined_lora * tokens + (self.lora - joined_lora) * told)
         head = 2.0 * self.hidden * self.vocabulary * told
         projector = 2.0 * feature_dim * self.hidden * sum(frames for frames, _, _ in rows)
-        return 2 * linear + 3.5 * attention + 3 * lora + 2 * head + 2 * projector
+        return 2 * linear + 3 * attention + 3 * lora + 2 * head + 2 * projector
 
     def prefill(self, rows: int, length: int, feature_dim: int) -> float:
         """Reading `rows` sequences of `length` tokens (audio and prompt), and one token chosen for each.

@@ -37,24 +37,26 @@ class Dropping(Protocol):
 
 
 class Adapted:
-    """A frozen linear layer and its adapter a (R, I), b (O, R), which enters in the dtype of the layer."""
+    """A frozen linear layer and its adapter a (R, I), b (O, R), which enters in the dtype of the layer, for one pass
+    forward and back.
+    """
 
     def __init__(self, frozen: Frozen, a: torch.Tensor, b: torch.Tensor, *, scale: float, dtype: torch.dtype) -> None:
         self._frozen = frozen
         self._scale = scale
-        self._a = a.to(dtype)
-        self._b = b.to(dtype) * scale
+        self._a = a.detach().to(dtype)
+        self._scaled = (b.detach().T * scale).to(dtype)  # (R, O)
 
     def apply(self, x: torch.Tensor, kept: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """What the layer makes of x (T, I): (T, O); and the bottleneck (T, R)."""
         bottleneck = product(x if kept is None else x * kept, self._a)
-        return self._frozen.apply(x).addmm_(bottleneck, self._b.T.contiguous()), bottleneck
+        return self._frozen.apply(x).addmm_(bottleneck, self._scaled), bottleneck
 
     def backward(
         self, grad: torch.Tensor, x: torch.Tensor, bottleneck: torch.Tensor, kept: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients of x, a and b from that of the output (T, O); the adapter's in float32."""
-        of_bottleneck = product(grad, self._b.T.contiguous())  # (T, R)
+        of_bottleneck = product(grad, self._scaled)  # (T, R)
         of_b = product(bottleneck.T.contiguous(), grad.T).float().mul_(self._scale).T
         of_x = self._frozen.back(grad)
         turned = of_bottleneck.T.contiguous()
@@ -62,7 +64,7 @@ class Adapted:
             return of_x.addmm_(of_bottleneck, self._a), product(turned, x.T).float(), of_b
         factor = kept.to(x.dtype)
         of_a = product(turned, (x * factor).T).float()
-        return of_x.addcmul_(product(of_bottleneck, self._a.T.contiguous()), factor), of_a, of_b
+        return of_x.addcmul_(product(of_bottleneck, self._a.T), factor), of_a, of_b
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +156,8 @@ class _BeforeAttention(torch.autograd.Function):
         layers = this.adapted(this.block.before, adapters, x.dtype)
         normed, inverse = this.block.norm.apply(x)
         made = [layer.apply(normed, kept) for layer, kept in zip(layers, this.kept, strict=True)]
-        ctx.this, ctx.count = this, len(adapters)
-        ctx.save_for_backward(x, inverse, *adapters, *(bottleneck for _, bottleneck in made))
+        ctx.this, ctx.layers = this, layers
+        ctx.save_for_backward(x, inverse, *(bottleneck for _, bottleneck in made))
         query, key, value = (out.view(len(x), -1, this.block.head_dim) for out, _ in made)
         assert this.turn is not None
         return turn(query, *this.turn), turn(key, *this.turn), value
@@ -163,16 +165,14 @@ class _BeforeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_query: torch.Tensor, of_key: torch.Tensor, of_value: torch.Tensor) -> Grads:
         this: _Pass = ctx.this
-        x, inverse, *saved = ctx.saved_tensors
-        adapters, bottlenecks = saved[: ctx.count], saved[ctx.count :]
+        x, inverse, *bottlenecks = ctx.saved_tensors
         normed = this.block.norm.again(x, inverse)
         assert this.turn is not None
         cos, sin = this.turn
         grads = (turn(of_query, cos, -sin), turn(of_key, cos, -sin), of_value)
         total: torch.Tensor | None = None
         of_adapters: list[torch.Tensor] = []
-        layers = this.adapted(this.block.before, adapters, x.dtype)
-        for layer, grad, bottleneck, kept in zip(layers, grads, bottlenecks, this.kept, strict=True):
+        for layer, grad, bottleneck, kept in zip(ctx.layers, grads, bottlenecks, this.kept, strict=True):
             of_x, *of_adapter = layer.backward(grad.reshape(len(x), -1), normed, bottleneck, kept)
             total = of_x if total is None else total.add_(of_x)
             of_adapters += of_adapter
@@ -187,7 +187,7 @@ class _AfterAttention(torch.autograd.Function):
     def forward(
         ctx: Any, this: _Pass, x: torch.Tensor, attended: torch.Tensor, *adapters: torch.Tensor
     ) -> torch.Tensor:
-        output, gate, up, down = this.adapted(this.block.after, adapters, x.dtype)
+        layers = output, gate, up, down = this.adapted(this.block.after, adapters, x.dtype)
         middle, of_output = output.apply(attended, this.kept[0])
         middle += x
         normed, inverse = this.block.mlp_norm.apply(middle)
@@ -195,17 +195,15 @@ class _AfterAttention(torch.autograd.Function):
         raised, of_up = up.apply(normed, this.kept[2])
         made, of_down = down.apply(functional.silu(gated).mul_(raised), this.kept[3])
         made += middle
-        ctx.this = this
-        bottlenecks = (of_output, of_gate, of_up, of_down)
-        ctx.save_for_backward(attended, middle, inverse, gated, raised, *bottlenecks, *adapters)
+        ctx.this, ctx.layers = this, layers
+        ctx.save_for_backward(attended, middle, inverse, gated, raised, of_output, of_gate, of_up, of_down)
         return made
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Grads:
         this: _Pass = ctx.this
-        attended, middle, inverse, gated, raised, *saved = ctx.saved_tensors
-        (of_output, of_gate, of_up, of_down), adapters = saved[:4], saved[4:]
-        output, gate, up, down = this.adapted(this.block.after, adapters, attended.dtype)
+        attended, middle, inverse, gated, raised, of_output, of_gate, of_up, of_down = ctx.saved_tensors
+        output, gate, up, down = ctx.layers
         active = functional.silu(gated)
         of_product, *grads_down = down.backward(grad, active * raised, of_down, this.kept[3])
         of_raised = active.mul_(of_product)
