@@ -1,4 +1,4 @@
-"""How one home is run: configs/service.yaml. Nothing here moves a score but `cuda_graphs`, which the condition names."""
+"""How one home is run: configs/service.yaml. Nothing here moves a score but `cuda_graphs`, which conditions name."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ class Service(Strict):
         default=None, ge=1, le=64, description="jobs at the same time; None: as its free memory has room for"
     )
     gpu_job_memory_gb: Share = Field(default=38.0, description="GiB that one job needs, its trainer and its encoder")
-    cuda_graphs: bool = Field(default=False, description="train and answer on a GPU in fixed shapes; part of conditions")
+    cuda_graphs: bool = Field(default=False, description="fixed shapes on a GPU; part of conditions")
     cluster: ClusterSettings = ClusterSettings()
     database: DatabaseSettings = DatabaseSettings()
 
