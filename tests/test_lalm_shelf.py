@@ -250,8 +250,9 @@ def test_four_processes_at_once_never_pass_the_bound_nor_read_what_is_not_whole(
             finally:
                 os._exit(status)
         children.append(pid)
-    sizes = []
-    while len(sizes) < 300 or (written() <= 10 and len(sizes) < 100_000):
+    sizes, most = [], 0
+    while len(sizes) < 300 or (most <= 10 and len(sizes) < 100_000):
+        most = max(most, written())
         with suppress(FileNotFoundError):  # one that was removed while they were counted
             sizes.append(size(tmp_path))
     for pid in children:
@@ -260,7 +261,8 @@ def test_four_processes_at_once_never_pass_the_bound_nor_read_what_is_not_whole(
         os.waitpid(pid, 0)
     assert 0 < max(sizes) <= bound
     assert size(tmp_path) <= bound
-    assert written() > 10
+    written()  # what is left can be read, however little: the last to be killed may just have made room
+    assert most > 10
 
 
 def test_zero_bytes_make_no_folder(tmp_path: Path) -> None:
