@@ -82,9 +82,11 @@ class _Record:
 
     @property
     def size(self) -> int:
+        """Bytes of all its numbers."""
         return 4 * self.dim * sum(self.frames)
 
     def places(self, file: int) -> list[Place]:
+        """Where in the open `file` the features of each clip of the call lie, in order."""
         found, offset = [], self.offset
         for frames in self.frames:
             found.append(Place(file=file, offset=offset, frames=frames))
